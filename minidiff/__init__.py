@@ -1,0 +1,45 @@
+"""minidiff: the package under the book *Efficient Diffusion Models: Derived, Measured, Tested*.
+
+Submodules are imported on first use, so that `import minidiff` loads torch alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minidiff.samplers import sample as sample
+
+__version__ = "0.1.0"
+_MODULES = (
+    "analytic",
+    "bench",
+    "checks",
+    "data",
+    "denoiser",
+    "metrics",
+    "nets",
+    "objectives",
+    "plot",
+    "process",
+    "samplers",
+    "times",
+    "train",
+    "widgets",
+    "zoo",
+)
+__all__ = [*_MODULES, "sample"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> ModuleType | Any:  # noqa: ANN401
+    if name == "sample":
+        return importlib.import_module("minidiff.samplers").sample
+    if name in _MODULES:
+        return importlib.import_module(f"minidiff.{name}")
+    raise AttributeError(f"module 'minidiff' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

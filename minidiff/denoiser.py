@@ -1,0 +1,212 @@
+"""The parametrisation algebra, and the denoiser D(x, t) = E[x_0 | x_t = x] in which the whole package speaks."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor, nn
+
+from minidiff import arguments
+from minidiff.process import Process
+
+Prediction = Literal["x0", "eps", "v", "score", "velocity"]
+
+
+class DenoiserLike(Protocol):
+    """Anything that returns x̂_0 for (x, t) and knows its process; wrappers forward the three attributes.
+
+    sigma_data is the RMS standard deviation per coordinate of the data (1 when unknown); coupled says that x_0 and ε
+    were trained dependent, so that no score follows from x̂_0.
+    """
+
+    process: Process
+    sigma_data: float
+    coupled: bool
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """x̂_0 of the shape of x (B, *D) for t of shape () or (B,)."""
+        ...
+
+
+Coefficient = float | Tensor
+
+
+def _coefficients(process: Process, x: Tensor, t: Tensor) -> tuple[Coefficient, Coefficient]:
+    """(α_t, σ_t), as floats for one time on the CPU (which costs no kernel), else shaped along x."""
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    if t.ndim == 0 and t.device.type == "cpu":
+        return float(alpha), float(sigma)
+    return arguments.along(alpha, x), arguments.along(sigma, x)
+
+
+def _refuse_at(zero: Coefficient, name: str, t: Tensor, source: str, target: str) -> None:
+    if bool(torch.any(zero == 0)) if isinstance(zero, Tensor) else zero == 0:
+        raise ValueError(f"{source} does not determine {target} where {name} = 0, got t = {t.flatten().tolist()}")
+
+
+def convert(value: Tensor, x: Tensor, t: Tensor, process: Process, source: Prediction, target: Prediction) -> Tensor:
+    """Turn one prediction at (x, t) into another: linear algebra that holds for any (α, σ).
+
+    With x = α x_0 + σ ε: v = α ε − σ x_0 (Salimans & Ho 2022), score = −ε/σ, velocity = α′ x_0 + σ′ ε. Hence
+    x_0 = (x − σ ε)/α = (α x − σ v)/(α² + σ²) = (x + σ² score)/α = (σ′ x − σ velocity)/(α σ′ − σ α′), and
+    ε = (x − α x_0)/σ = (σ x + α v)/(α² + σ²) = −σ score = (α velocity − α′ x)/(α σ′ − σ α′).
+
+    value, x: (B, *D); t: () or (B,) in [0, 1]. The result has their shape, in float32 or better. At an end it is the
+    finite answer where one exists, else ValueError names the pair and t; so do unequal shapes and unknown names. The
+    score is −ε̂/σ only where x_0 and ε are independent: see `Denoiser.coupled`.
+    """
+    names = get_args(Prediction)
+    if source not in names or target not in names:
+        raise ValueError(f"source and target must be among {names}, got {source!r} and {target!r}")
+    arguments.floating("value", value)
+    arguments.same_shape("value", value, "x", x)
+    arguments.time_of_batch(t, x)
+    dtype = torch.promote_types(torch.promote_types(value.dtype, x.dtype), torch.float32)
+    value, x = value.to(dtype), x.to(dtype)
+    if source == target:
+        return value
+    alpha, sigma = _coefficients(process, x, t)
+    if source == "score" or target == "score":
+        return _through_score(value, x, t, process, source, target, sigma)
+    if target == "x0":
+        return _x0(value, x, t, process, source, alpha, sigma)
+    if target == "eps":
+        return _eps(value, x, t, process, source, alpha, sigma)
+    if source == "x0":  # then ε, v and the velocity are all lost at σ = 0
+        _refuse_at(sigma, "σ", t, source, target)
+    x0, eps = _x0(value, x, t, process, source, alpha, sigma), _eps(value, x, t, process, source, alpha, sigma)
+    if target == "v":
+        return alpha * eps - sigma * x0
+    alpha_rate, sigma_rate = (arguments.along(rate, x) for rate in process.rates(t))
+    if not bool(torch.isfinite(sigma_rate).all()):
+        raise ValueError(f"the velocity is infinite where σ′ is, got t = {t.flatten().tolist()} for {process}")
+    return alpha_rate * x0 + sigma_rate * eps
+
+
+def _through_score(
+    value: Tensor, x: Tensor, t: Tensor, process: Process, source: Prediction, target: Prediction, sigma: Coefficient
+) -> Tensor:
+    """score = −ε/σ, so every conversion from or to it passes through ε."""
+    if source == "score":
+        return convert(-sigma * value, x, t, process, "eps", target)
+    _refuse_at(sigma, "σ", t, source, target)
+    return -convert(value, x, t, process, source, "eps") / sigma
+
+
+def _x0(
+    value: Tensor, x: Tensor, t: Tensor, process: Process, source: Prediction, alpha: Coefficient, sigma: Coefficient
+) -> Tensor:
+    if source == "x0":
+        return value
+    if source == "eps":
+        _refuse_at(alpha, "α", t, source, "x0")
+        return (x - sigma * value) / alpha
+    if source == "v":
+        return (alpha * x - sigma * value) / (alpha * alpha + sigma * sigma)
+    alpha_rate, sigma_rate = (arguments.along(rate, x) for rate in process.rates(t))
+    at_data = torch.isinf(sigma_rate)  # σ ~ √t there: the velocity is infinite and x_0 = x/α
+    if bool(at_data.any()):
+        inside = (sigma_rate * x - sigma * value) / (alpha * sigma_rate - sigma * alpha_rate)
+        return torch.where(at_data, x / alpha, inside)
+    return (sigma_rate * x - sigma * value) / (alpha * sigma_rate - sigma * alpha_rate)
+
+
+def _eps(
+    value: Tensor, x: Tensor, t: Tensor, process: Process, source: Prediction, alpha: Coefficient, sigma: Coefficient
+) -> Tensor:
+    if source == "eps":
+        return value
+    if source == "x0":
+        _refuse_at(sigma, "σ", t, source, "eps")
+        return (x - alpha * value) / sigma
+    if source == "v":
+        return (sigma * x + alpha * value) / (alpha * alpha + sigma * sigma)
+    alpha_rate, sigma_rate = (arguments.along(rate, x) for rate in process.rates(t))
+    if bool(torch.isinf(sigma_rate).any()):
+        raise ValueError(f"velocity does not determine eps where σ′ is infinite, got t = {t.flatten().tolist()}")
+    return (alpha * value - alpha_rate * x) / (alpha * sigma_rate - sigma * alpha_rate)
+
+
+class Denoiser(nn.Module):
+    """D(x, t) = E[x_0 | x_t = x] from a network that predicts x_0, ε, v, the score, the velocity, or EDM's F.
+
+    net is called net(x, t, y) with x (B, *D), t () or (B,) in float32 or better, y (B,) or None; its output has the
+    shape of x. predicts="edm" wraps it as in Karras et al. 2022, section 5, for any (α, σ):
+    D = c_skip x + c_out F(c_in x, c_noise, y), c_skip = α s²/q, c_out = σ s/√q, c_in = 1/√q, q = α² s² + σ²,
+    s = sigma_data, c_noise = −λ/4 clamped to [−5, 5] (ln(σ)/4 where α = 1).
+
+    Raises ValueError at construction for an unknown prediction, and for eps or score on a process with α_1 = 0, where
+    neither determines x_0; and for a coupled denoiser that predicts the score. The remedy is x0, v or velocity.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        process: Process,
+        predicts: Prediction | Literal["edm"] = "eps",
+        sigma_data: float = 1.0,
+        coupled: bool = False,
+    ) -> None:
+        super().__init__()
+        if predicts not in (*get_args(Prediction), "edm"):
+            raise ValueError(f"predicts must be among {(*get_args(Prediction), 'edm')}, got {predicts!r}")
+        if predicts in ("eps", "score") and process.lam_range[0] == -math.inf:
+            raise ValueError(
+                f"{predicts} does not determine x0 at t = 1, where α = 0 for {process}: predict x0, v or velocity"
+            )
+        if coupled and predicts == "score":
+            raise ValueError("under a coupling of x0 and eps the score is not −eps/σ: predict x0, eps, v or velocity")
+        arguments.real("sigma_data", sigma_data, 1e-12)
+        self.net = net
+        self.process = process
+        self.predicts = predicts
+        self.sigma_data = sigma_data
+        self.coupled = coupled
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """x̂_0 of the shape of x (B, *D), in float32 or better; t () or (B,) in [0, 1]; y (B,) labels or None.
+
+        Raises TypeError and ValueError for wrong dtypes and shapes, and t outside [0, 1].
+        """
+        arguments.floating("x", x)
+        arguments.time_of_batch(t, x)
+        if y is not None and y.shape != x.shape[:1]:
+            raise ValueError(f"y must hold one label a sample, got shape {tuple(y.shape)} for x {tuple(x.shape)}")
+        if self.predicts == "edm":
+            return self._preconditioned(x, t, y)
+        return convert(self.net(x, self._clock(t, x), y), x, t, self.process, self.predicts, "x0")
+
+    @staticmethod
+    def _clock(t: Tensor, x: Tensor) -> Tensor:
+        # Never half precision: bfloat16 keeps only half of a thousand time steps apart.
+        return t.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+
+    def _preconditioned(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        alpha, sigma = _coefficients(self.process, x, t)
+        s = self.sigma_data
+        q = alpha * alpha * s * s + sigma * sigma
+        root = q**0.5
+        c_noise = (self.process.lam(t) / -4).clamp(-5, 5)
+        inner = self.net(x / root, self._clock(c_noise, x), y)
+        return (alpha * s * s / q) * x + (sigma * s / root) * inner
+
+    def given(self, y: Tensor) -> Given:
+        """The denoiser with its condition bound, so that samplers never see y; (B,) labels."""
+        return Given(self, y)
+
+
+class Given:
+    """D(x, t | y) as a denoiser of (x, t) alone."""
+
+    def __init__(self, denoiser: Denoiser, y: Tensor) -> None:
+        self.denoiser = denoiser
+        self.y = y
+        self.process = denoiser.process
+        self.sigma_data = denoiser.sigma_data
+        self.coupled = denoiser.coupled
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """x̂_0 given y, the shape of x."""
+        return self.denoiser(x, t, self.y)
