@@ -41,7 +41,11 @@ def time_of_batch(t: Tensor, x: Tensor) -> None:
 
 def unit_interval(name: str, t: Tensor) -> None:
     """Raise ValueError unless every value lies in [0, 1] (NaN does not)."""
-    if not bool(((t >= 0) & (t <= 1)).all()):
+    if t.ndim == 0 and t.device.type == "cpu":  # the case of every sampler step: one comparison of floats
+        inside = 0 <= float(t) <= 1
+    else:
+        inside = bool(((t >= 0) & (t <= 1)).all())
+    if not inside:
         raise ValueError(f"{name} must lie in [0, 1], got values from {float(t.min())} to {float(t.max())}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal, Protocol, get_args
 
@@ -31,18 +32,51 @@ class DenoiserLike(Protocol):
 
 
 Coefficient = float | Tensor
+_ENDLESS = float("inf")
 
 
-def _coefficients(process: Process, x: Tensor, t: Tensor) -> tuple[Coefficient, Coefficient]:
-    """(α_t, σ_t), as floats for one time on the CPU (which costs no kernel), else shaped along x."""
-    alpha, sigma = process.alpha(t), process.sigma(t)
-    if t.ndim == 0 and t.device.type == "cpu":
-        return float(alpha), float(sigma)
-    return arguments.along(alpha, x), arguments.along(sigma, x)
+@functools.lru_cache(maxsize=4096)
+def _marginal_at(process: Process, t: float) -> tuple[float, float]:
+    time = torch.tensor(t, dtype=torch.float64)
+    return float(process.alpha(time)), float(process.sigma(time))
+
+
+@functools.lru_cache(maxsize=4096)
+def _rates_at(process: Process, t: float) -> tuple[float, float]:
+    alpha_rate, sigma_rate = process.rates(torch.tensor(t, dtype=torch.float64))
+    return float(alpha_rate), float(sigma_rate)
+
+
+@functools.lru_cache(maxsize=4096)
+def _c_noise_at(process: Process, t: float) -> Tensor:
+    return (process.lam(torch.tensor(t, dtype=torch.float64)) / -4).clamp(-5, 5)
+
+
+def _is_host_scalar(t: Tensor) -> bool:
+    return t.ndim == 0 and t.device.type == "cpu"
+
+
+def _marginal(process: Process, x: Tensor, t: Tensor) -> tuple[Coefficient, Coefficient]:
+    """(α_t, σ_t): floats for one time on the CPU, which a sampler asks for again and again; else shaped along x."""
+    if _is_host_scalar(t):
+        return _marginal_at(process, float(t))
+    return arguments.along(process.alpha(t), x), arguments.along(process.sigma(t), x)
+
+
+def _rates(process: Process, x: Tensor, t: Tensor) -> tuple[Coefficient, Coefficient]:
+    """(α′_t, σ′_t) in the same form."""
+    if _is_host_scalar(t):
+        return _rates_at(process, float(t))
+    alpha_rate, sigma_rate = process.rates(t)
+    return arguments.along(alpha_rate, x), arguments.along(sigma_rate, x)
+
+
+def _anywhere(condition: bool | Tensor) -> bool:
+    return bool(condition.any()) if isinstance(condition, Tensor) else condition
 
 
 def _refuse_at(zero: Coefficient, name: str, t: Tensor, source: str, target: str) -> None:
-    if bool(torch.any(zero == 0)) if isinstance(zero, Tensor) else zero == 0:
+    if _anywhere(zero == 0):
         raise ValueError(f"{source} does not determine {target} where {name} = 0, got t = {t.flatten().tolist()}")
 
 
@@ -67,35 +101,29 @@ def convert(value: Tensor, x: Tensor, t: Tensor, process: Process, source: Predi
     value, x = value.to(dtype), x.to(dtype)
     if source == target:
         return value
-    alpha, sigma = _coefficients(process, x, t)
-    if source == "score" or target == "score":
-        return _through_score(value, x, t, process, source, target, sigma)
-    if target == "x0":
-        return _x0(value, x, t, process, source, alpha, sigma)
-    if target == "eps":
-        return _eps(value, x, t, process, source, alpha, sigma)
-    if source == "x0":  # then ε, v and the velocity are all lost at σ = 0
+    alpha, sigma = _marginal(process, x, t)
+    if source == "score":  # score = −ε/σ: every conversion from or to it passes through ε
+        return convert(-sigma * value, x, t, process, "eps", target)
+    if target == "score":
         _refuse_at(sigma, "σ", t, source, target)
-    x0, eps = _x0(value, x, t, process, source, alpha, sigma), _eps(value, x, t, process, source, alpha, sigma)
+        return -convert(value, x, t, process, source, "eps") / sigma
+    if target == "x0":
+        return _to_x0(value, x, t, process, source, alpha, sigma)
+    if target == "eps":
+        return _to_eps(value, x, t, process, source, alpha, sigma)
+    if source == "x0":  # at σ = 0 it says nothing of ε, and v and the velocity need ε
+        _refuse_at(sigma, "σ", t, source, target)
+    x0 = _to_x0(value, x, t, process, source, alpha, sigma)
+    eps = _to_eps(value, x, t, process, source, alpha, sigma)
     if target == "v":
         return alpha * eps - sigma * x0
-    alpha_rate, sigma_rate = (arguments.along(rate, x) for rate in process.rates(t))
-    if not bool(torch.isfinite(sigma_rate).all()):
+    alpha_rate, sigma_rate = _rates(process, x, t)
+    if _anywhere(sigma_rate == _ENDLESS):
         raise ValueError(f"the velocity is infinite where σ′ is, got t = {t.flatten().tolist()} for {process}")
     return alpha_rate * x0 + sigma_rate * eps
 
 
-def _through_score(
-    value: Tensor, x: Tensor, t: Tensor, process: Process, source: Prediction, target: Prediction, sigma: Coefficient
-) -> Tensor:
-    """score = −ε/σ, so every conversion from or to it passes through ε."""
-    if source == "score":
-        return convert(-sigma * value, x, t, process, "eps", target)
-    _refuse_at(sigma, "σ", t, source, target)
-    return -convert(value, x, t, process, source, "eps") / sigma
-
-
-def _x0(
+def _to_x0(
     value: Tensor, x: Tensor, t: Tensor, process: Process, source: Prediction, alpha: Coefficient, sigma: Coefficient
 ) -> Tensor:
     if source == "x0":
@@ -105,15 +133,14 @@ def _x0(
         return (x - sigma * value) / alpha
     if source == "v":
         return (alpha * x - sigma * value) / (alpha * alpha + sigma * sigma)
-    alpha_rate, sigma_rate = (arguments.along(rate, x) for rate in process.rates(t))
-    at_data = torch.isinf(sigma_rate)  # σ ~ √t there: the velocity is infinite and x_0 = x/α
-    if bool(at_data.any()):
-        inside = (sigma_rate * x - sigma * value) / (alpha * sigma_rate - sigma * alpha_rate)
-        return torch.where(at_data, x / alpha, inside)
-    return (sigma_rate * x - sigma * value) / (alpha * sigma_rate - sigma * alpha_rate)
+    alpha_rate, sigma_rate = _rates(process, x, t)
+    if isinstance(sigma_rate, float) and sigma_rate == _ENDLESS:  # σ ~ √t at the data: there x_0 = x/α
+        return x / alpha
+    x0 = (sigma_rate * x - sigma * value) / (alpha * sigma_rate - sigma * alpha_rate)
+    return torch.where(sigma_rate == _ENDLESS, x / alpha, x0) if isinstance(sigma_rate, Tensor) else x0
 
 
-def _eps(
+def _to_eps(
     value: Tensor, x: Tensor, t: Tensor, process: Process, source: Prediction, alpha: Coefficient, sigma: Coefficient
 ) -> Tensor:
     if source == "eps":
@@ -123,8 +150,8 @@ def _eps(
         return (x - alpha * value) / sigma
     if source == "v":
         return (sigma * x + alpha * value) / (alpha * alpha + sigma * sigma)
-    alpha_rate, sigma_rate = (arguments.along(rate, x) for rate in process.rates(t))
-    if bool(torch.isinf(sigma_rate).any()):
+    alpha_rate, sigma_rate = _rates(process, x, t)
+    if _anywhere(sigma_rate == _ENDLESS):
         raise ValueError(f"velocity does not determine eps where σ′ is infinite, got t = {t.flatten().tolist()}")
     return (alpha * value - alpha_rate * x) / (alpha * sigma_rate - sigma * alpha_rate)
 
@@ -184,11 +211,12 @@ class Denoiser(nn.Module):
         return t.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
 
     def _preconditioned(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        alpha, sigma = _coefficients(self.process, x, t)
+        alpha, sigma = _marginal(self.process, x, t)
         s = self.sigma_data
         q = alpha * alpha * s * s + sigma * sigma
         root = q**0.5
-        c_noise = (self.process.lam(t) / -4).clamp(-5, 5)
+        host = _is_host_scalar(t)
+        c_noise = _c_noise_at(self.process, float(t)) if host else (self.process.lam(t) / -4).clamp(-5, 5)
         inner = self.net(x / root, self._clock(c_noise, x), y)
         return (alpha * s * s / q) * x + (sigma * s / root) * inner
 
