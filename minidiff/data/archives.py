@@ -100,7 +100,7 @@ def parse_idx(raw: bytes) -> Tensor:
         raise ValueError(
             f"an IDX file of shape {shape} holds {math.prod(shape)} values, got {len(raw) - start}"
         )
-    return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=start).reshape(shape)
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[start:].reshape(shape)
 
 
 def parse_cifar(raw: bytes) -> tuple[Tensor, Tensor]:
