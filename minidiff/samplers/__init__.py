@@ -1,0 +1,15 @@
+"""Samplers: generators over states from noise to data.
+
+Every method maps (D, x, times) to the states at those times: the first is (times[0], x, None), each later one holds the
+prediction x̂_0 that made its step. Nothing is hidden: a multistep method's history is a local variable, so two calls
+give the same answer. Coefficients are computed once on the whole grid, in float64, as Python floats. Samplers leave the
+grad mode alone; `sample` runs without gradients.
+"""
+
+from minidiff.samplers.default import sample
+from minidiff.samplers.multistep import exponential
+from minidiff.samplers.posterior import ancestral, ddim
+from minidiff.samplers.runge_kutta import euler, heun
+from minidiff.samplers.state import State, last, path
+
+__all__ = ["State", "ancestral", "ddim", "euler", "exponential", "heun", "last", "path", "sample"]

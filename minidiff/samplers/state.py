@@ -1,0 +1,83 @@
+"""What every sampler shares: the states it yields, its checked start, and the schedule on its grid as floats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minidiff import arguments
+from minidiff.denoiser import DenoiserLike
+from minidiff.process import Process
+from minidiff.times import check_times
+
+
+class State(NamedTuple):
+    """A sampler's state: time t (0-d float64), sample x (B, *D), and the prediction x̂_0 that led here, or None."""
+
+    t: Tensor
+    x: Tensor
+    x0: Tensor | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The times of a run, one 0-d tensor each, and α, σ, λ at them as Python floats."""
+
+    times: tuple[Tensor, ...]
+    alpha: list[float]
+    sigma: list[float]
+    lam: list[float]
+
+    @classmethod
+    def of(cls, process: Process, times: Tensor) -> Grid:
+        """Evaluate the schedule on times (n + 1,)."""
+        alpha, sigma, lam = process.alpha(times), process.sigma(times), process.lam(times)
+        return cls(times.unbind(), alpha.tolist(), sigma.tolist(), lam.tolist())
+
+    @property
+    def steps(self) -> range:
+        """The indices i of the steps from times[i] to times[i + 1]."""
+        return range(len(self.times) - 1)
+
+
+def begin(D: DenoiserLike, x: Tensor, times: Tensor) -> Grid:
+    """Check what every sampler is given, at its call, and evaluate the schedule.
+
+    Raises TypeError or ValueError unless x is finite and floating point and times is a grid (`times.check_times`).
+    """
+    arguments.finite("x", x)
+    check_times(times)
+    return Grid.of(D.process, times)
+
+
+def refuse_coupled(D: DenoiserLike, method: str) -> None:
+    """Raise ValueError for a coupled denoiser: noise fresh at every step needs x_0 and ε independent."""
+    if getattr(D, "coupled", False):
+        raise ValueError(f"{method} adds independent noise, but D was trained under a coupling of x0 and eps: use ddim")
+
+
+def combine(scale: float, x: Tensor, weights: tuple[float, ...], values: tuple[Tensor, ...]) -> Tensor:
+    """scale · x + Σ_j weights[j] · values[j], in one new tensor."""
+    total = x * scale
+    for weight, value in zip(weights, values, strict=False):
+        total.add_(value, alpha=weight)
+    return total
+
+
+def last(states: Iterator[State]) -> Tensor:
+    """Run a sampler to its end and return the last x (B, *D). Raises ValueError for an empty iterator."""
+    state = None
+    for state in states:  # noqa: B007
+        pass
+    if state is None:
+        raise ValueError("no states: a sampler yields at least its start")
+    return state.x
+
+
+def path(states: Iterator[State]) -> Tensor:
+    """Run a sampler to its end and return every x: (number of times, B, *D)."""
+    return torch.stack([state.x for state in states])
