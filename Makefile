@@ -27,7 +27,7 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml
 	@touch $@
 
 book: $(STAMP)  ## check the sources, execute the notebooks, build the site into _build/html
-	$(BIN)/python book/_tools/build.py
+	$(BIN)/python -m book._tools.build
 
 test: export PYTHONPATH := $(CURDIR)/tests/_guard
 test: $(STAMP)  ## unit tests (coverage of minidiff at least 95 %), then every cell of every notebook
@@ -45,10 +45,10 @@ lab: $(STAMP)  ## open the notebooks in JupyterLab
 	OMP_NUM_THREADS= $(BIN)/jupyter lab book
 
 student: $(STAMP)  ## write the edition without solutions to _editions/student
-	$(BIN)/python book/_tools/editions.py student
+	$(BIN)/python -m book._tools.editions student
 
 instructor: $(STAMP)  ## write the edition with solutions to _editions/instructor
-	$(BIN)/python book/_tools/editions.py instructor
+	$(BIN)/python -m book._tools.editions instructor
 
 bench: $(STAMP)  ## measure ours and every installed peer: make bench NAME=..., without NAME the list
 	$(BIN)/python -m minidiff.bench $(NAME)
