@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
+from minidiff.denoiser import Coefficient, _marginal
 from minidiff.process import Process
 
 
@@ -116,17 +117,15 @@ class GaussianMixture:
         scale = ((alpha**2 * self.variances.to(x.device) + sigma**2) / v).sqrt()
         return (alpha * self.means.to(x.device) + self._rotated(scale * z))[:, 0].to(x.dtype)
 
-    def _coefficients(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """α and σ in float64, of shape (1 or B, 1, 1) so that they multiply (B, K, D)."""
+    def _coefficients(self, x: Tensor, t: Tensor) -> tuple[Coefficient, Coefficient]:
+        """α and σ in float64: floats for one time, else shaped (B, 1, 1) to multiply (B, K, D)."""
         arguments.floating("x", x)
         if x.ndim != 2 or x.shape[1] != self.means.shape[1]:
             raise ValueError(f"x must have shape (B, {self.means.shape[1]}), got {tuple(x.shape)}")
         arguments.time_of_batch(t, x)
-        t = t.double()
-        shape = (-1, 1, 1)
-        return self.process.alpha(t).to(x.device).reshape(shape), self.process.sigma(t).to(x.device).reshape(shape)
+        return _marginal(self.process, x.double()[:, None], t.double())
 
-    def _marginal(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _marginal(self, x: Tensor, t: Tensor) -> tuple[Coefficient, Coefficient, Tensor, Tensor]:
         """α, σ, the residuals U_kᵀ(x − α m_k) (B, K, D) in the axes of C_k, and the spectrum of V_k there."""
         alpha, sigma = self._coefficients(x, t)
         z = x.double()[:, None] - alpha * self.means.to(x.device)
@@ -141,9 +140,10 @@ class GaussianMixture:
 
     def _average(self, z: Tensor, v: Tensor, values: Tensor) -> Tensor:
         """The mean over components of values (B, K, …) under the posterior ρ_k; (B, …)."""
-        return torch.einsum("bk,bk...->b...", self._log_joint(z, v).softmax(1), values)
+        posterior = self._log_joint(z, v).softmax(1)
+        return torch.bmm(posterior[:, None], values.flatten(2)).reshape(len(z), *values.shape[2:])
 
-    def _component_means(self, alpha: Tensor, z: Tensor, v: Tensor) -> Tensor:
+    def _component_means(self, alpha: Coefficient, z: Tensor, v: Tensor) -> Tensor:
         return self.means.to(z.device) + self._rotated(alpha * self.variances.to(z.device) / v * z)
 
     def _rotated(self, z: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class Empirical:
     coupled = False
 
     def __init__(self, process: Process, data: Tensor, chunk: int = 2048) -> None:
-        arguments.finite("data", data)
+        arguments.floating("data", data)
         arguments.positive_integer("chunk", chunk)
         if data.ndim < 2 or not data.numel():
             raise ValueError(f"data must have shape (N, *D) and hold something, got {tuple(data.shape)}")
@@ -183,10 +183,12 @@ class Empirical:
         self.data = data
         self.chunk = chunk
         self._rows = data.flatten(1)
-        self.mean = sum(rows.sum(0) for _, rows in self._chunks()) / len(data)
-        spread = sum(float((rows - self.mean).square().sum()) for _, rows in self._chunks())
+        for _, rows in self._chunks():
+            arguments.finite("data", rows)
+        mean = sum(rows.sum(0) for _, rows in self._chunks()) / len(data)
+        spread = sum(float((rows - mean).square().sum()) for _, rows in self._chunks())
         self._half_squares = torch.cat([rows.square().sum(1) / 2 for _, rows in self._chunks()])
-        self.mean = self.mean.reshape(data.shape[1:])
+        self.mean = mean.reshape(data.shape[1:])
         self.sigma_data = math.sqrt(spread / data.numel())
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
