@@ -31,6 +31,16 @@ class DenoiserLike(Protocol):
         ...
 
 
+def check_denoiser(D: DenoiserLike) -> None:
+    """Raise TypeError unless D is callable and has process, sigma_data and coupled."""
+    missing = [name for name in ("process", "sigma_data", "coupled") if not hasattr(D, name)]
+    if missing or not callable(D):
+        raise TypeError(
+            f"a denoiser is callable as D(x, t) and has process, sigma_data and coupled; {D!r} lacks "
+            f"{', '.join(missing) or 'a call'}"
+        )
+
+
 Coefficient = float | Tensor
 _ENDLESS = float("inf")
 
@@ -154,6 +164,17 @@ def _to_eps(
     if _anywhere(sigma_rate == _ENDLESS):
         raise ValueError(f"velocity does not determine eps where σ′ is infinite, got t = {t.flatten().tolist()}")
     return (alpha * value - alpha_rate * x) / (alpha * sigma_rate - sigma * alpha_rate)
+
+
+def predict(D: DenoiserLike, x: Tensor, t: Tensor, target: Prediction) -> Tensor:
+    """What D says at (x, t) under another name: `convert` from x̂_0 to target; the shape of x (B, *D).
+
+    Raises ValueError for the score of a coupled denoiser, which is not −ε̂/σ, and what `convert` raises.
+    """
+    check_denoiser(D)
+    if D.coupled and target == "score":
+        raise ValueError("under a coupling of x0 and eps the score is not −eps/σ: ask for x0, eps, v or velocity")
+    return convert(D(x, t), x, t, D.process, "x0", target)
 
 
 class Denoiser(nn.Module):

@@ -74,7 +74,7 @@ class TrigFlow(Process):
 
 @dataclass(frozen=True)
 class Shifted(Process):
-    """Another process on the clock u = k t / (1 + (k − 1) t) (Esser et al. 2024, eq. 23).
+    """Another process on the clock u = k t / (k t + 1 − t) (Esser et al. 2024, eq. 23).
 
     It multiplies σ/α of RectifiedFlow by k at every t: k > 1 spends more of [0, 1] at high noise. Raises ValueError
     unless k > 0.
@@ -89,12 +89,12 @@ class Shifted(Process):
         super().__post_init__()
 
     def clock(self, t: Tensor) -> Tensor:
-        """u = k t / (1 + (k − 1) t)."""
-        return self.k * t / (1 + (self.k - 1) * t)
+        """u = k t / (k t + 1 − t), written so that u(1) = 1 without rounding."""
+        return self.k * t / (self.k * t + (1 - t))
 
     def clock_rate(self, t: Tensor) -> Tensor:
-        """u′ = k / (1 + (k − 1) t)²."""
-        return self.k / (1 + (self.k - 1) * t) ** 2
+        """u′ = k / (k t + 1 − t)²."""
+        return self.k / (self.k * t + (1 - t)) ** 2
 
     def alpha(self, t: Tensor) -> Tensor:
         """α_u."""
@@ -118,6 +118,6 @@ class Shifted(Process):
         return self.process.g2(self.clock(t)) * self.clock_rate(t)
 
     def time(self, lam: Tensor) -> Tensor:
-        """t = u / (k − (k − 1) u) at the inner process's u."""
+        """t = u / (u + k (1 − u)) at the inner process's u."""
         u = self.process.time(lam)
-        return u / (self.k - (self.k - 1) * u)
+        return u / (u + self.k * (1 - u))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.denoiser import DenoiserLike
+from minidiff.denoiser import DenoiserLike, check_denoiser
 from minidiff.samplers.multistep import solve
 from minidiff.samplers.state import begin, last
 from minidiff.times import cosine_angle
@@ -29,6 +29,7 @@ def sample(D: DenoiserLike, x: Tensor, nfe: int = 20) -> Tensor:
     Raises TypeError or ValueError unless x is a finite tensor (B, *D), D a denoiser, and nfe an integer of at least 1.
     """
     arguments.positive_integer("nfe", nfe)
+    check_denoiser(D)
     sigma_data = D.sigma_data
     times = cosine_angle(
         D.process, nfe, sigma_data=sigma_data, r_max=math.inf, r_min=LAST_ANGLE * sigma_data, zero=True

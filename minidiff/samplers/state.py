@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.denoiser import DenoiserLike
+from minidiff.denoiser import DenoiserLike, check_denoiser
 from minidiff.process import Process
 from minidiff.times import check_times
 
@@ -47,21 +47,28 @@ class Grid:
 def begin(D: DenoiserLike, x: Tensor, times: Tensor) -> Grid:
     """Check what every sampler is given, at its call, and evaluate the schedule.
 
-    Raises TypeError or ValueError unless x is finite and floating point and times is a grid (`times.check_times`).
+    Raises TypeError or ValueError unless D is a denoiser, x (B, *D) is finite and floating point, and times is a grid
+    (`times.check_times`).
     """
+    check_denoiser(D)
     arguments.finite("x", x)
+    if x.ndim < 2:
+        raise ValueError(f"x must have a batch axis, (B, *D), got shape {tuple(x.shape)}")
     check_times(times)
     return Grid.of(D.process, times)
 
 
 def refuse_coupled(D: DenoiserLike, method: str) -> None:
     """Raise ValueError for a coupled denoiser: noise fresh at every step needs x_0 and ε independent."""
-    if getattr(D, "coupled", False):
+    check_denoiser(D)
+    if D.coupled:
         raise ValueError(f"{method} adds independent noise, but D was trained under a coupling of x0 and eps: use ddim")
 
 
 def combine(scale: float, x: Tensor, weights: tuple[float, ...], values: tuple[Tensor, ...]) -> Tensor:
-    """scale · x + Σ_j weights[j] · values[j], in one new tensor."""
+    """scale · x + Σ_j weights[j] · values[j], in one new tensor. Raises ValueError unless D returned the shape of x."""
+    if values[0].shape != x.shape:
+        raise ValueError(f"D must return x̂_0 of the shape of x, {tuple(x.shape)}, got {tuple(values[0].shape)}")
     total = x * scale
     for weight, value in zip(weights, values, strict=False):
         total.add_(value, alpha=weight)
