@@ -1,0 +1,8 @@
+"""Networks, called `net(x, t, y)`: x (B, *D), t () or (B,), y (B,) class labels or None; they return the shape of x."""
+
+from minidiff.nets.classifier import Classifier
+from minidiff.nets.embed import Conditioning, time_features
+from minidiff.nets.mlp import MLP
+from minidiff.nets.unet import UNet
+
+__all__ = ["MLP", "Classifier", "Conditioning", "UNet", "time_features"]
