@@ -19,7 +19,19 @@ FLOORS = (
     {"bench", "plot", "widgets"},
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-LATE = ("accelerate", "diffusers", "ipywidgets", "matplotlib", "PIL", "safetensors", "scipy", "skimage", "sklearn", "tqdm")
+# torch itself loads tqdm, so that is not here.
+LATE = (
+    "accelerate",
+    "diffusers",
+    "ipywidgets",
+    "IPython",
+    "matplotlib",
+    "PIL",
+    "safetensors",
+    "scipy",
+    "skimage",
+    "sklearn",
+)
 
 
 def modules(package):
@@ -97,7 +109,10 @@ def test_imports_are_read():
         ({"nets/__init__.py": "", "nets/unet.py": "from ..zoo import load"}, "nets.unet:1 imports zoo"),
         ({"nets/__init__.py": "from .. import zoo"}, "nets:1 imports zoo from a higher floor"),
         ({"times.py": "import minidiff.process", "process.py": "from minidiff import times"}, "a circle: "),
-        ({"nets/a.py": "from .b import x", "nets/b.py": "from minidiff.nets import a", "nets/__init__.py": ""}, "a circle: "),
+        (
+            {"nets/a.py": "from .b import x", "nets/b.py": "from minidiff.nets import a", "nets/__init__.py": ""},
+            "a circle: ",
+        ),
         ({"helpers.py": ""}, "helpers has no floor"),
     ],
 )

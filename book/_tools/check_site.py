@@ -23,6 +23,7 @@ from book._tools.browser import Tab, chromium, find
 from book._tools.sources import ROOT, Book
 
 SEARCH = "posterior"
+PATIENCE = 30  # seconds until the search must have found it
 # Typeset, and every script and image loaded: what is counted afterwards is final.
 READY = """(async () => {
   if (document.readyState !== 'complete') await new Promise(done => addEventListener('load', done));
@@ -170,7 +171,7 @@ def check(book: Book, shots: Path | None = None) -> list[str]:
             sliders += visit.tab.evaluate("document.querySelectorAll('.minidiff-slider').length")
             found += [f"{page}: {problem}" for problem in visit.problems()]
         visit = Visit(devtools, site, f"search.html?q={SEARCH}")
-        if not visit.tab.wait(FOUND):
+        if not visit.tab.wait(FOUND, PATIENCE):
             found.append(f"the search does not find {SEARCH!r}")
         found += [f"search: {problem}" for problem in visit.problems()]
     if not sliders:

@@ -100,8 +100,10 @@ def problems(book: Book) -> Iterator[str]:
         except ValueError as error:
             yield f"{book.name(path)}: {error}"
             continue
-        yield from (f"{book.name(path)}: the id {label} is taken" for label in labels if label in seen)
-        seen.update(labels)
+        for label in labels:
+            if label in seen:
+                yield f"{book.name(path)}: the id {label} is taken"
+            seen.add(label)
 
 
 def without_answers(source: str) -> str:

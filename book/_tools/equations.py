@@ -78,8 +78,12 @@ def in_text(markdown: MarkdownIt, passage: Passage, text: str) -> Iterator[Formu
 
 
 def inline(children: list[Token], passage: Passage) -> Iterator[str]:
-    """The TeX of the formulas in a line; `$$ … $$` amid text, which MyST shows as `$` formula `$`, is an error."""
+    """The TeX of the formulas in a line. TeX outside a formula is an error, and so is `$$ … $$` amid text, which MyST
+    would show as a formula between two dollars.
+    """
     for before, token in zip([None, *children], children, strict=False):
+        if token.type == "text" and (stray := re.search(r"\\[A-Za-z]+", token.content)):
+            raise Malformed(f"{passage.where}: {stray.group()} outside a formula")
         if token.type.startswith("math_inline"):
             if before is not None and before.type == "text" and before.content.endswith("$"):
                 raise Malformed(f"{passage.where}: $${token.content}$$ must stand in a paragraph of its own")
