@@ -179,7 +179,8 @@ class _Source:
         code = require("pygments").highlight(self.code, lexer, formatter)
         return (
             '<div class="minidiff-source">'
-            f'<div style="margin-top:1em"><code>{html.escape(self.name)}</code> · {html.escape(self.file)}</div>'
+            f'<div style="margin-top:1em"><code style="color:inherit">{html.escape(self.name)}</code>'
+            f" · {html.escape(self.file)}</div>"
             '<div class="highlight-python notranslate"><div class="highlight">'
             f"<pre>{code}</pre></div></div></div>"
         )

@@ -212,6 +212,12 @@ def test_no_downloader_is_loaded_for_photographs():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
 
 
+def test_batches_leave_no_row_out_when_the_size_divides():
+    stream = data.batches(torch.arange(12), batch_size=4, seed=0)
+    for _ in range(3):
+        assert sorted(torch.cat([next(stream)[0] for _ in range(3)]).tolist()) == list(range(12))
+
+
 def test_batches_visit_every_row_once_an_epoch_and_keep_rows_together():
     x, y = torch.arange(10.0)[:, None], torch.arange(10)
     stream = data.batches(x, y, batch_size=3, seed=0)

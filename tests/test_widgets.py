@@ -225,8 +225,8 @@ def test_source_keeps_comments_and_can_keep_docstrings(shown):
 def test_source_names_functions_and_files(shown):
     widgets.source(metrics.frechet_distance, data.digits, twice)
     page = shown[0][0]["text/html"]
-    assert "<code>minidiff.metrics.frechet.frechet_distance</code> · minidiff/metrics/frechet.py" in page
-    assert "<code>minidiff.data.images.digits</code> · minidiff/data/images.py" in page
+    assert "minidiff.metrics.frechet.frechet_distance</code> · minidiff/metrics/frechet.py" in page
+    assert "minidiff.data.images.digits</code> · minidiff/data/images.py" in page
     assert "twice</code> · test_widgets.py" in page
     assert page.count('<div class="highlight-python notranslate"><div class="highlight"><pre>') == 3
 

@@ -37,9 +37,7 @@ CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 CIFAR10_FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
 
 
-def fashion_mnist(
-    split: Literal["train", "test"] = "train", root: str | Path = CACHE
-) -> tuple[Tensor, Tensor]:
+def fashion_mnist(split: Literal["train", "test"] = "train", root: str | Path = CACHE) -> tuple[Tensor, Tensor]:
     """Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): 60 000 train and 10 000 test images of ten kinds of
     clothing.
 
@@ -66,9 +64,7 @@ def cifar10(split: Literal["train", "test"] = "train", root: str | Path = CACHE)
     what `fetch` raises.
     """
     names = _of_split(CIFAR10_FILES, split)
-    path = fetch(
-        CIFAR10_URL, Path(root).expanduser() / "cifar-10" / CIFAR10_URL.rpartition("/")[2], CIFAR10_MD5
-    )
+    path = fetch(CIFAR10_URL, Path(root).expanduser() / "cifar-10" / CIFAR10_URL.rpartition("/")[2], CIFAR10_MD5)
     parts = {}
     with tarfile.open(path) as archive:
         for member in archive:
@@ -89,17 +85,13 @@ def parse_idx(raw: bytes) -> Tensor:
     anything else.
     """
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
-        raise ValueError(
-            f"an IDX file of bytes begins with 00 00 08, got {raw[:3].hex(' ') or 'an empty file'}"
-        )
+        raise ValueError(f"an IDX file of bytes begins with 00 00 08, got {raw[:3].hex(' ') or 'an empty file'}")
     start = 4 + 4 * raw[3]
     if len(raw) < start:
         raise ValueError(f"an IDX header of {raw[3]} dimensions has {start} bytes, got {len(raw)}")
     shape = struct.unpack(f">{raw[3]}I", raw[4:start])
     if len(raw) - start != math.prod(shape):
-        raise ValueError(
-            f"an IDX file of shape {shape} holds {math.prod(shape)} values, got {len(raw) - start}"
-        )
+        raise ValueError(f"an IDX file of shape {shape} holds {math.prod(shape)} values, got {len(raw) - start}")
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[start:].reshape(shape)
 
 

@@ -105,15 +105,9 @@ def _photographs() -> dict[int, Tensor]:
     numpy = require("numpy")
     found = {}
     for label, (package, file) in enumerate(PHOTOGRAPHS):
-        spec = find_spec(
-            package
-        )  # looks the folder up without importing the package, which could start a download
-        path = (
-            Path(spec.submodule_search_locations[0], file)
-            if spec and spec.submodule_search_locations
-            else None
-        )
-        if path is not None and path.is_file():
+        spec = find_spec(package)  # finds the folder without importing the package
+        path = Path(spec.origin).parent / file if spec and spec.origin else None
+        if path and path.is_file():
             with pil.open(path) as opened:
                 pixels = torch.from_numpy(numpy.array(opened.convert("RGB")))
             found[label] = F.avg_pool2d(pixels.permute(2, 0, 1).float(), 2) / 127.5 - 1

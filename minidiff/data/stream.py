@@ -35,9 +35,7 @@ def batches(*tensors: Tensor, batch_size: int, seed: int) -> Iterator[tuple[Tens
     return _epochs(tensors, batch_size, generator)
 
 
-def _epochs(
-    tensors: tuple[Tensor, ...], size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, ...]]:
+def _epochs(tensors: tuple[Tensor, ...], size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
     n = len(tensors[0])
     while True:
         order = torch.randperm(n, generator=generator)

@@ -35,9 +35,8 @@ def two_moons(n: int, seed: int = 0) -> Tensor:
     angle = math.pi * torch.rand(n, generator=generator)
     upper = torch.stack([angle.cos(), angle.sin()], dim=1)
     first = torch.rand(n, 1, generator=generator) < 0.5
-    x = torch.where(first, upper, torch.tensor([1.0, 0.5]) - upper) + 0.05 * torch.randn(
-        n, 2, generator=generator
-    )
+    x = torch.where(first, upper, torch.tensor([1.0, 0.5]) - upper)
+    x = x + 0.05 * torch.randn(n, 2, generator=generator)
     return _standardised(x, mean=(1 / 2, 1 / 4), variance=(3 / 4 + 0.05**2, 9 / 16 - 1 / math.pi + 0.05**2))
 
 
