@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from minidiff.arguments import positive_integer
 from minidiff.extras import require
 
-# (package, file inside it); the place in this list is the class label, also where another photograph is
-# missing. All are free to use: see the README files in those two folders.
+# (package, file inside it); the place in this list is the class label, also where another photograph is missing. A page
+# that prints them owes credit to danielbuechele (china) and vultilion (flower), both CC BY 2.0, and to Scharstein et
+# al. 2014 (motorcycle, from the Middlebury stereo benchmark); the others are in the public domain or CC0.
 PHOTOGRAPHS = (
     ("sklearn", "datasets/images/china.jpg"),
     ("sklearn", "datasets/images/flower.jpg"),
