@@ -76,6 +76,8 @@ def sphinx(book: Book) -> list[str]:
         wrong.append(
             f"{len(book.notebooks)} notebooks, yet the build used the cache {used} times and executed {executed}"
         )
+    if wrong:  # else the next run would find the pages up to date, and pass
+        shutil.rmtree(book.root / "_build" / ".doctrees", ignore_errors=True)
     return wrong
 
 
@@ -103,5 +105,4 @@ def build(book: Book) -> list[str]:
 
 if __name__ == "__main__":
     trouble = build(Book(ROOT))
-    print("\n".join(trouble), file=sys.stderr)
-    sys.exit(bool(trouble))
+    sys.exit("\n".join(trouble) or None)
