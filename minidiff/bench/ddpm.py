@@ -1,0 +1,212 @@
+"""What the DDPM chapter stores: the bound term by term, variances, schedules, samples (about 30 CPU-minutes).
+
+python -m minidiff.bench ddpm [bound] [schedules] [samples]      (default: all three)
+
+Each trains the chapter's network for longer than the chapter does; a finished training is kept in `_build/` and reused.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minidiff import bound, data, times
+from minidiff.bench import results
+from minidiff.denoiser import Denoiser
+from minidiff.metrics import copy_rate, frechet_distance
+from minidiff.nets.unet import UNet
+from minidiff.noise import standard_normal
+from minidiff.objectives import denoising_loss
+from minidiff.process import CosineVP, Process, Tabulated
+from minidiff.samplers import ancestral, last
+from minidiff.train import EMA, device, fit, noised, progress, seeded
+
+T = 1000
+LEVELS = 17
+TRAINING_STEPS = 3000
+SCHEDULE_STEPS = 1000  # of training, for each schedule that is compared
+RESPACED = (10, 20, 50, 100, 200, 1000)
+
+
+def linear() -> tuple[float, ...]:
+    """β from 1e-4 to 0.02 in equal steps (Ho et al. 2020, section 4)."""
+    return tuple(torch.linspace(1e-4, 0.02, T, dtype=torch.float64).tolist())
+
+
+def scaled_linear() -> tuple[float, ...]:
+    """√β from √0.00085 to √0.012 in equal steps, the schedule of latent diffusion (Rombach et al. 2022)."""
+    return tuple(torch.linspace(0.00085**0.5, 0.012**0.5, T, dtype=torch.float64).square().tolist())
+
+
+def cosine() -> tuple[float, ...]:
+    """β_n = min(1 − α_n²/α_{n−1}², 0.999) with the α of `CosineVP` (Nichol & Dhariwal 2021, eq. 17)."""
+    alpha2 = CosineVP().alpha(torch.linspace(0, 1, T + 1, dtype=torch.float64)).square()
+    return tuple((1 - alpha2[1:] / alpha2[:-1]).clamp(max=0.999).tolist())
+
+
+SCHEDULES = {"linear": linear, "scaled linear": scaled_linear, "cosine": cosine}
+
+
+def train(schedule: str, steps: int, seed: int = 0) -> Denoiser:
+    """The averaged ε-network of one schedule, class-conditional, on the training split of the digits."""
+    images, labels = data.digits("train")
+    process = Tabulated(SCHEDULES[schedule]())
+    with seeded(seed):
+        D = Denoiser(UNet(classes=10), process, "eps").to(device())
+    ema = EMA(D, 0.999)
+    stream = noised(
+        data.batches(images, labels, batch_size=128, seed=seed),
+        lambda n, generator: torch.randint(1, T + 1, (n,), generator=generator, dtype=torch.float64) / T,
+        seed,
+    )
+    folder = Path("_build")
+    folder.mkdir(exist_ok=True)
+    logs = fit(
+        lambda x0, t, eps, y: denoising_loss(D, x0, t, eps, y),
+        D.parameters(),
+        stream,
+        steps=steps,
+        lr=2e-3,
+        warmup=100,
+        ema=ema,
+        checkpoint=folder / f"ddpm-{schedule.replace(' ', '-')}-{steps}-{seed}.safetensors",
+    )
+    for _ in progress(logs, steps):
+        pass
+    return ema.module
+
+
+def terms(D: Denoiser, split: str, grid: Tensor, seed: int = 0) -> Tensor:
+    """Bits per dimension of L_0 … L_T, s_n² = β̃_n, for every test image or every eighth training image; (N, T + 1)."""
+    images, labels = (x[:: 8 if split == "train" else 1].to(device()) for x in data.digits(split))
+    generator = torch.Generator(device()).manual_seed(seed)
+    nats = bound.vlb(D, images, grid, levels=LEVELS, y=labels, generator=generator)
+    return bound.bits_per_dim(nats, images[0].numel()).cpu()
+
+
+def log_ratio(process: Process, grid: Tensor) -> Tensor:
+    """log(β_n/β̃_n) = log(σ_n²/σ_{n−1}²) of the steps n = 2…T; (T − 1,)."""
+    return 2 * process.sigma(grid.flip(0)[1:]).log().diff()
+
+
+def best_interpolation(process: Process, grid: Tensor, bits: Tensor) -> Tensor:
+    """The v of each step that makes s_n² = β̃_n + (α_{n−1} (1 − ρ_n))² E|x_0 − x̂_0|²/d; (T,).
+
+    That s_n² minimises the bound among all variances that do not depend on x_n (Bao et al. 2022, theorem 1). `bits`
+    are the mean terms L_0 … L_T at s_n² = β̃_n, where L_{n−1} = (α_{n−1} (1 − ρ_n))² E|x_0 − x̂_0|²/(2 β̃_n) nats: so
+    s_n²/β̃_n = 1 + 2 L_{n−1}/d. The first step, whose term is no divergence, keeps v = 0.
+    """
+    best = torch.log1p(2 * math.log(2) * bits[1:-1])
+    return torch.cat([torch.zeros(1), best / log_ratio(process, grid)])
+
+
+def with_variance(D: Denoiser, grid: Tensor, bits: Tensor, v: Tensor, seed: int = 0) -> Tensor:
+    """The terms of `terms(D, "test", grid)` for log s_n² = v log β_n + (1 − v) log β̃_n.
+
+    The same errors cost R = β̃_n/s_n² times as much, and the variances differ: L(v) = d/2 (R − 1 − log R) + R L(0).
+    Only the decoder has to be evaluated again.
+    """
+    log_r = -v[1:] * log_ratio(D.process, grid)
+    r = log_r.exp()
+    middle = (r - 1 - log_r) / (2 * math.log(2)) + r * bits[:, 1:-1]
+    images, labels = (x.to(device()) for x in data.digits("test"))
+    first = torch.ones(len(images), dtype=torch.int64)
+    eps = standard_normal(images.shape, torch.Generator(device()).manual_seed(seed))
+    with torch.no_grad():
+        nats = bound.vlb_term(D, images, first, eps, grid, levels=LEVELS, variance=v, y=labels).cpu()
+    return torch.cat([bound.bits_per_dim(nats, images[0].numel())[:, None], middle, bits[:, -1:]], 1)
+
+
+def summary(bits: Tensor) -> dict[str, float]:
+    """Mean and standard error over images of the whole bound, and its three parts."""
+    total = bits.sum(1)
+    return {
+        "bits": float(total.mean()),
+        "standard_error": float(total.std() / len(total) ** 0.5),
+        "prior": float(bits[:, -1].mean()),
+        "transitions": float(bits[:, 1:-1].sum(1).mean()),
+        "decoder": float(bits[:, 0].mean()),
+    }
+
+
+def bounds() -> None:
+    """ddpm-bound: every term at T = 1000, and the bound for fewer steps and three variances, on the test split."""
+    D = train("linear", TRAINING_STEPS)
+    rows, interpolation = [], {}
+    for steps in RESPACED:
+        grid = times.trailing(steps, T)
+        bits = terms(D, "test", grid)
+        best = best_interpolation(D.process, grid, terms(D, "train", grid).mean(0))
+        interpolation[steps] = best.tolist()
+        for name, v in (("posterior", torch.zeros(steps)), ("forward", torch.ones(steps)), ("best", best)):
+            rows.append({"steps": steps, "variance": name, **summary(with_variance(D, grid, bits, v.double()))})
+            print(rows[-1], flush=True)
+    stored = {
+        "terms": bits.mean(0).tolist(),
+        "standard_errors": (bits.std(0) / len(bits) ** 0.5).tolist(),
+        "interpolation": interpolation,
+        "training_steps": TRAINING_STEPS,
+        "table": rows,
+    }
+    results.save("ddpm-bound", stored, "python -m minidiff.bench ddpm bound")
+
+
+def schedules() -> None:
+    """ddpm-schedules: one network for each schedule, its bound on the test split at T = 1000."""
+    rows = []
+    for name in SCHEDULES:
+        D = train(name, SCHEDULE_STEPS)
+        alpha = float(D.process.alpha(torch.ones((), dtype=torch.float64)))
+        bits = terms(D, "test", times.uniform(T))
+        rows.append({"schedule": name, "terminal_snr": alpha**2 / (1 - alpha**2), **summary(bits)})
+        print(rows[-1], flush=True)
+    stored = {"training_steps": SCHEDULE_STEPS, "table": rows}
+    results.save("ddpm-schedules", stored, "python -m minidiff.bench ddpm schedules")
+
+
+@torch.no_grad()
+def samples() -> None:
+    """ddpm-samples: Fréchet distance of 1797 samples to both splits for each number of steps and variance."""
+    from minidiff import zoo
+
+    D, judge = train("linear", TRAINING_STEPS), zoo.load("digits-classifier").to(device())
+    everything, labels = (x.to(device()) for x in data.digits("all"))
+    training = data.digits("train")[0].to(device())
+    reference = judge.features(everything).double()
+    rows = []
+    for steps in RESPACED:
+        for variance in ("posterior", "forward"):
+            generator = torch.Generator(device()).manual_seed(0)
+            x = D.process.prior(everything.shape, generator, device=device())
+            start = time.process_time()
+            made = last(ancestral(D.given(labels), x, times.trailing(steps, T), generator=generator, variance=variance))
+            seconds = time.process_time() - start
+            rows.append(
+                {
+                    "steps": steps,
+                    "variance": variance,
+                    "frechet": float(frechet_distance(judge.features(made).double(), reference)),
+                    "as_asked": float((judge(made).argmax(1) == labels).double().mean()),
+                    "copy_rate": float(copy_rate(made, training)),
+                    "cpu_seconds": seconds,
+                }
+            )
+            print(rows[-1], flush=True)
+    results.save("ddpm-samples", {"n": len(everything), "table": rows}, "python -m minidiff.bench ddpm samples")
+
+
+STAGES = {"bound": bounds, "schedules": schedules, "samples": samples}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the stages named in argv, or all of them. Raises ValueError for an unknown name."""
+    for name in argv or STAGES:
+        if name not in STAGES:
+            raise ValueError(f"stages are {list(STAGES)}, got {name!r}")
+    for name in argv or STAGES:
+        STAGES[name]()
