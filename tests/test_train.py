@@ -298,6 +298,20 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path, interrupt, at):
     assert ema.updates == 12
 
 
+def test_an_interrupt_while_loading_leaves_the_file(tmp_path, monkeypatch):
+    path, net = tmp_path / "state", network()
+    list(islice(run(net, checkpoint=path), 4))
+    before = path.read_bytes()
+
+    def half(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "load", half)
+    with pytest.raises(KeyboardInterrupt):
+        list(run(net, checkpoint=path))
+    assert path.read_bytes() == before
+
+
 def test_a_finished_run_is_not_repeated(tmp_path):
     path, net = tmp_path / "state", network()
     list(run(net, checkpoint=path))
@@ -466,4 +480,3 @@ def test_checkpoint_keeps_buffers_of_the_module_that_ema_follows(tmp_path):
     other = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     list(islice(run(other, ema=EMA(other, 0.9), checkpoint=tmp_path / "state"), 1))
     assert other[1].num_batches_tracked == 5
-    assert checkpoint.load.__doc__

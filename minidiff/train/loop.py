@@ -119,7 +119,7 @@ class _Run:
     checkpoint: Path | None
     every: int
     step: int = 0
-    whole: bool = True  # False while an update is half done
+    whole: bool = False  # False while the state is half loaded or half updated
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(self.params, lr=self.lr, fused=True)
@@ -137,7 +137,7 @@ class _Run:
                     self._save(accelerator)
             self._save(accelerator)
         except (KeyboardInterrupt, GeneratorExit):
-            if self.whole:  # not in the middle of an update: then the last file stays the newest whole state
+            if self.whole:  # else the last file stays the newest whole state
                 self._save(accelerator)
             raise
         finally:
@@ -152,6 +152,7 @@ class _Run:
 
             for p in self.params:
                 p.data.copy_(broadcast(p.data.to(accelerator.device)))
+        self.whole = True
 
     def _settings(self) -> dict[str, Any]:
         decay = None if self.ema is None else self.ema.decay
