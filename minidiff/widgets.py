@@ -161,7 +161,6 @@ class _Source:
     """The code of one function or class, its dotted name and its file."""
 
     def __init__(self, function: Callable | type, docstring: bool) -> None:
-        function = inspect.unwrap(function)
         try:
             code = textwrap.dedent(inspect.getsource(function))
             path = Path(inspect.getsourcefile(function))
