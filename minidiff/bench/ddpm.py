@@ -31,6 +31,7 @@ LEVELS = 17
 TRAINING_STEPS = 3000
 SCHEDULE_STEPS = 1000  # of training, for each schedule that is compared
 RESPACED = (10, 20, 50, 100, 200, 1000)
+SAMPLED = (10, 20, 50, 100, 1000)
 
 
 def linear() -> tuple[float, ...]:
@@ -179,7 +180,7 @@ def samples() -> None:
     training = data.digits("train")[0].to(device())
     reference = judge.features(everything).double()
     rows = []
-    for steps in RESPACED:
+    for steps in SAMPLED:
         for variance in ("posterior", "forward"):
             generator = torch.Generator(device()).manual_seed(0)
             x = D.process.prior(everything.shape, generator, device=device())
