@@ -46,7 +46,7 @@ KINDS = {
 
 
 def mixture(process, kind="full"):
-    return GaussianMixture(process, WEIGHTS, MEANS, **KINDS[kind][0])
+    return GaussianMixture(process, 7 * WEIGHTS, MEANS, **KINDS[kind][0])  # weights need not sum to 1
 
 
 def marginal(process, t, kind):

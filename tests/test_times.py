@@ -211,7 +211,7 @@ def test_draws_follow_the_pdf(density):
     """Kolmogorov–Smirnov: sup |F_n − F| √n exceeds 1.95 once in a thousand seeds for independent draws."""
     n = 20_000
     draws = density(n, gen(1)).sort().values
-    assert draws.dtype == torch.float64 and 0 <= float(draws[0]) and float(draws[-1]) <= 1
+    assert draws.dtype == torch.float64 and float(draws[0]) >= 0 and float(draws[-1]) <= 1
     t, cdf = cdf_on_grid(density)
     distance = np.abs(np.interp(draws.numpy(), t.numpy(), cdf.numpy()) - (np.arange(n) + 0.5) / n).max()
     assert distance * math.sqrt(n) < 1.95
