@@ -127,7 +127,6 @@ def test_a_damaged_configuration(copied):
 def quickly(monkeypatch):
     monkeypatch.setattr(measure, "CALLS", (2,))
     monkeypatch.setattr(measure, "SEEDS", (0,))
-    monkeypatch.setattr(measure, "SUBSETS", 2)
 
 
 @names

@@ -56,7 +56,7 @@ def make(name: str, into: Path, state: Path, steps: int | None = None) -> dict[s
     if steps is not None:
         settings["training"] = recipe["training"] | {"steps": steps}
     if "process" in recipe:
-        settings["measured"] = measure.quality(shipped, zoo.load("digits-classifier"))
+        settings["measured"] = measure.quality(shipped, zoo.load("digits-classifier"), measure.CALLS, measure.SEEDS)
     else:
         by_seed = {str(seed): measure.accuracy(model) for seed, model in models.items()}
         settings["measured"] = {"held-out accuracy by seed": by_seed}
