@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.denoiser import Coefficient, _marginal
+from minidiff.denoiser import Coefficient, marginal
 from minidiff.process import Process
 
 
@@ -123,7 +123,7 @@ class GaussianMixture:
         if x.ndim != 2 or x.shape[1] != self.means.shape[1]:
             raise ValueError(f"x must have shape (B, {self.means.shape[1]}), got {tuple(x.shape)}")
         arguments.time_of_batch(t, x)
-        return _marginal(self.process, x.double()[:, None], t.double())
+        return marginal(self.process, x.double()[:, None], t.double())
 
     def _marginal(self, x: Tensor, t: Tensor) -> tuple[Coefficient, Coefficient, Tensor, Tensor]:
         """α, σ, the residuals U_kᵀ(x − α m_k) (B, K, D) in the axes of C_k, and the spectrum of V_k there."""

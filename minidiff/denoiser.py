@@ -66,7 +66,7 @@ def _is_host_scalar(t: Tensor) -> bool:
     return t.ndim == 0 and t.device.type == "cpu"
 
 
-def _marginal(process: Process, x: Tensor, t: Tensor) -> tuple[Coefficient, Coefficient]:
+def marginal(process: Process, x: Tensor, t: Tensor) -> tuple[Coefficient, Coefficient]:
     """(α_t, σ_t): floats for one time on the CPU, which a sampler asks for again and again; else shaped along x."""
     if _is_host_scalar(t):
         return _marginal_at(process, float(t))
@@ -111,7 +111,7 @@ def convert(value: Tensor, x: Tensor, t: Tensor, process: Process, source: Predi
     value, x = value.to(dtype), x.to(dtype)
     if source == target:
         return value
-    alpha, sigma = _marginal(process, x, t)
+    alpha, sigma = marginal(process, x, t)
     if source == "score":  # score = −ε/σ: every conversion from or to it passes through ε
         return convert(-sigma * value, x, t, process, "eps", target)
     if target == "score":
@@ -232,7 +232,7 @@ class Denoiser(nn.Module):
         return t.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
 
     def _preconditioned(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        alpha, sigma = _marginal(self.process, x, t)
+        alpha, sigma = marginal(self.process, x, t)
         s = self.sigma_data
         q = alpha * alpha * s * s + sigma * sigma
         root = q**0.5

@@ -6,23 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from processes import PROCESSES
 
 from minidiff import objectives
 from minidiff.analytic import Gaussian
 from minidiff.denoiser import Denoiser
 from minidiff.objectives import denoising_loss
-from minidiff.process import EDM, VE, CosineVP, LinearVP, RectifiedFlow, SubVP, Tabulated, TrigFlow
+from minidiff.process import VE, CosineVP, LinearVP, RectifiedFlow, TrigFlow
 
-PROCESSES = [
-    LinearVP(),
-    SubVP(),
-    CosineVP(),
-    TrigFlow(0.5),
-    VE(),
-    EDM(),
-    RectifiedFlow(),
-    Tabulated(tuple(torch.linspace(1e-3, 0.2, 100, dtype=torch.float64).tolist())),
-]
 PRESERVING = [LinearVP(), CosineVP(), PROCESSES[-1]]
 WEIGHTS = {
     "simple": objectives.simple,

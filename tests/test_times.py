@@ -6,22 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from processes import PROCESSES
 
 from minidiff import times
-from minidiff.process import EDM, VE, CosineVP, LinearVP, RectifiedFlow, Shifted, SubVP, Tabulated, TrigFlow
+from minidiff.process import EDM, VE, CosineVP, LinearVP, RectifiedFlow
 
-LINEAR_BETAS = tuple(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).tolist())
-PROCESSES = [
-    LinearVP(),
-    SubVP(),
-    CosineVP(),
-    TrigFlow(0.5),
-    VE(),
-    EDM(),
-    RectifiedFlow(),
-    Shifted(RectifiedFlow(), 3.0),
-    Tabulated(LINEAR_BETAS),
-]
 OWN_SIGMA_ZERO = [p for p in PROCESSES if not isinstance(p, VE | EDM)]
 VARIABLES = {
     "log_snr": (times.log_snr, torch.log),
