@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _MODULES = (
     "analytic",
     "bench",
+    "bound",
     "checks",
     "data",
     "denoiser",
@@ -30,7 +31,7 @@ _MODULES = (
     "widgets",
     "zoo",
 )
-__all__ = [*_MODULES, "sample"]  # noqa: PLE0604
+__all__ = [*_MODULES, "sample"]
 
 
 def __getattr__(name: str) -> ModuleType | Any:  # noqa: ANN401
