@@ -3,13 +3,14 @@
 import time
 
 import answers_ddpm
+import answers_five_minutes
 import pytest
 
 from minidiff import checks
 from minidiff.checks import CheckFailed, check
 
 # One module of answers for each chapter. Each wrong answer stands with a piece of the message that it gets.
-CHAPTERS = (answers_ddpm,)
+CHAPTERS = (answers_ddpm, answers_five_minutes)
 RIGHT = {identifier: answer for chapter in CHAPTERS for identifier, answer in chapter.RIGHT.items()}
 WRONG = {identifier: answers for chapter in CHAPTERS for identifier, answers in chapter.WRONG.items()}
 

@@ -89,9 +89,9 @@ def bias_of_the_distance(answer: Answer) -> None:
         close(answer(still, n), value, "a coordinate that does not vary adds nothing", rtol=1e-6)
         parts = sum(float(number(answer(v[None], n), "the bias")) for v in variances)
         expect(value > 1.05 * parts, "it exceeds the sum over single coordinates: correlations are estimated too")
-    variances = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    variances = torch.linspace(0.5, 2, 6, dtype=torch.float64)
     measured = _distances_on_axes(variances, 1500, 300, generator)
-    what = "it agrees with the mean over 300 pairs of samples in three dimensions"
+    what = "it agrees with the mean over 300 pairs of samples in six dimensions"
     expect(_worst(measured, float(number(answer(variances, 1500), "the bias"))) < 4, what)
 
 
@@ -155,7 +155,7 @@ def path_error(answer: Answer) -> None:
         close(first, oracle, "it is the root of the mean squared difference over images and coordinates")
         close(answer(D, x, 40, 40), 0.0, "with the calls of the reference it is zero")
         close(answer(D, torch.cat([x, x]), 6, 40), first, "twice the same noise gives the same error")
-        increasing([answer(D, x, calls, 80) for calls in (40, 20, 10, 5)], "fewer calls make a larger error")
+    increasing([answer(D, x, calls, 40) for calls in (20, 10, 5)], "fewer calls make a larger error")
 
 
 @checker("five-06")
