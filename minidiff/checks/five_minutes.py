@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minidiff import sample
 from minidiff.analytic import GaussianMixture
 from minidiff.checks import Answer, checker, close, expect, increasing, number, pair, uniform
 from minidiff.metrics import CountCalls, frechet_distance
 from minidiff.process import RectifiedFlow
+from minidiff.samplers import sample
 
 SEEDS = range(5)
 
