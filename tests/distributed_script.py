@@ -1,6 +1,7 @@
-"""What test_distributed.py runs in two processes; `train_alone` is the same training in one."""
+"""What test_distributed.py runs in two processes; `fit` called by itself is the same training in one."""
 
 import json
+import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -40,10 +41,6 @@ def weights(net):
     return torch.cat([p.detach().flatten() for p in net.parameters()]).tolist()
 
 
-def train_alone():
-    return fit()
-
-
 def message(**settings):
     try:
         fit(**settings)
@@ -51,21 +48,32 @@ def message(**settings):
         return str(error)
 
 
-def main(folder):
+def once(rank):
+    """One run, which starts the group of processes by itself and ends it."""
+    from accelerate import PartialState
+
+    result = fit(seed=rank)
+    return result | {"processes": PartialState().num_processes, "after the end": message()}
+
+
+def several(rank, state):
+    """Several runs in a group that the script starts: one is interrupted after step 30 and taken up again."""
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=True)  # several runs: the group must outlive each
-    rank = accelerator.process_index
-    result = fit(seed=rank) | {"processes": accelerator.num_processes}
-
-    fit(seed=rank, stop=30, checkpoint=folder / "state")
+    accelerator = Accelerator(cpu=True)
+    first = fit(seed=rank, stop=30, checkpoint=state)
     accelerator.wait_for_everyone()
-    result["resumed"] = fit(seed=rank + 5, checkpoint=folder / "state")["losses"]
-    result["too few rows"] = message(rows=1)
+    resumed = fit(seed=rank + 5, checkpoint=state)
+    too_few = message(rows=1)
     accelerator.end_training()
-    result["after the end"] = message()
+    return {"losses": first["losses"] + resumed["losses"], "weights": resumed["weights"], "too few rows": too_few}
+
+
+def main(mode, folder):
+    rank = int(os.environ["RANK"])
+    result = once(rank) if mode == "once" else several(rank, folder / "state")
     (folder / f"{rank}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))
