@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import resource
 import sys
 import time
@@ -49,7 +50,8 @@ def run(path: Path) -> Executed:
     )
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)  # the kernel and what it started
     wall = time.perf_counter() - start
-    return Executed(path, notebook, result.exc_string, wall, spent.ru_utime + spent.ru_stime)
+    trouble = re.sub(r"\x1b\[[0-9;]*m", "", str(result.err)) if result.err else None
+    return Executed(path, notebook, trouble, wall, spent.ru_utime + spent.ru_stime)
 
 
 def cores() -> int:
