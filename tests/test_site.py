@@ -47,6 +47,7 @@ FAULTS = {
     "macro": ('<mjx-merror title="no such macro"></mjx-merror>', "TeX: no such macro"),
     "unread": ('<div class="math">x</div>', "MathJax typeset 0 of 1 formulas"),
     "dead": (DEAD, "slider 1: its picture stays the same"),
+    "wide": ('<div class="bd-article-container" style="width:3000px">x</div>', "the text is wider than the window"),
     "empty": ('<div class="minidiff-slider"><input type="range"></div>', "slider 1 shows no picture"),
 }
 

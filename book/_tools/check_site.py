@@ -34,6 +34,12 @@ READY = """(async () => {
 FORMULAS = "document.querySelectorAll('div.math, span.math').length"
 TYPESET = "document.querySelectorAll('.math mjx-container').length"
 TEX_ERRORS = "[...document.querySelectorAll('mjx-merror')].map(e => e.getAttribute('title') || e.textContent)"
+# Something that cannot be broken into lines, a long formula or name, has pushed the text out of the window.
+PUSHED = """(() => {
+  const article = document.querySelector('.bd-article-container');
+  const box = article ? article.getBoundingClientRect() : {left: 0, right: 0};
+  return box.left < 0 || box.right > innerWidth;
+})()"""
 # Where a slider's picture is: the largest visible thing that is drawn, so that neither the knob nor a label counts.
 PICTURE = """(() => {
   const slider = document.querySelectorAll('.minidiff-slider')[%d];
@@ -125,6 +131,8 @@ class Visit:
         if typeset < formulas:
             yield f"MathJax typeset {typeset} of {formulas} formulas"
         yield from (f"TeX: {error}" for error in self.tab.evaluate(TEX_ERRORS))
+        if self.tab.evaluate(PUSHED):
+            yield "the text is wider than the window"
         yield from self.sliders()
         yield from (f"a request that leaves: {url}" for url in self.left)
         yield from (f"console: {error}" for error in self.errors)

@@ -122,16 +122,12 @@ def page(book: Book, displays: list[Formula], found: list[Mark]) -> str:
     for chapter in sorted(chapters, key=book.toc.index):
         lines += [f"## [{titles[chapter]}](/{chapter})", ""]
         for display in chapters[chapter]:
-            verified = "; ".join(
-                f"[`{mark.file}::{mark.test}`]({source}/{mark.file}#L{mark.line})" for mark in tests[display.label]
-            )
             tex = " ".join(display.tex.split())
+            lines += [f"{{eq}}`{display.label}` · `{display.label}`", f": $\\displaystyle {tex}$"]
             lines += [
-                f"{{eq}}`{display.label}` · `{display.label}`",
-                f": $\\displaystyle {tex}$",
-                f": {verified or 'definition'}",
-                "",
+                f": [`{mark.file}::{mark.test}`]({source}/{mark.file}#L{mark.line})" for mark in tests[display.label]
             ]
+            lines += ["" if tests[display.label] else ": definition\n"]
     return "\n".join(lines)
 
 
