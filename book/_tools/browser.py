@@ -16,6 +16,7 @@ from typing import Any
 import websocket
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+WIDTH = 1400
 # A sandbox cannot be made inside most containers; the browser opens nothing but our own pages.
 FLAGS = (
     "--headless",
@@ -30,7 +31,7 @@ FLAGS = (
     "--remote-debugging-port=0",
     # The second wall behind the request filter: no name resolves.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-    "--window-size=1400,1000",
+    f"--window-size={WIDTH},1000",
 )
 START = 60  # seconds
 
@@ -126,8 +127,13 @@ class Tab:
         return None
 
     def picture(self, clip: dict[str, float] | None = None) -> bytes:
-        """A PNG of the whole page, or of a rectangle {x, y, width, height} of it in CSS pixels."""
-        if clip is None:
-            clip = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        options = {"format": "png", "captureBeyondViewport": True, "clip": {**clip, "scale": 1}}
-        return base64.b64decode(self.call("Page.captureScreenshot", **options)["data"])
+        """A PNG of the whole page, in a window as high as the page, or of a rectangle of it in CSS pixels."""
+        if clip is not None:
+            options = {"clip": {**clip, "scale": 1}, "captureBeyondViewport": True}
+            return base64.b64decode(self.call("Page.captureScreenshot", **options)["data"])
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        window = {"width": WIDTH, "height": int(size["height"]), "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **window)
+        picture = self.call("Page.captureScreenshot")["data"]
+        self.call("Emulation.clearDeviceMetricsOverride")
+        return base64.b64decode(picture)
