@@ -72,7 +72,7 @@ def test_a_good_book_has_no_problems(book):
 
 def test_the_set_up_cell_is_the_agreed_one(book):
     assert check_sources.setup_source(book, book.root / "book/a/one.ipynb").split("\n") == [
-        "# Set-up: nothing to do where minidiff is installed; on Colab this fetches the book and installs it.",
+        "# Set-up: does nothing where minidiff is installed; Colab fetches and installs it.",
         "import importlib.util",
         "",
         'if importlib.util.find_spec("minidiff") is None:',

@@ -18,7 +18,7 @@ from book._tools.sources import CHECKED, LEDGER, ROOT, Book, read, tags
 ALLOWED = Path(__file__).with_name("tex_allowed.txt")
 SEQUENCE = re.compile(r"\\(?:begin\{[^}]*\}|[A-Za-z]+|.)", re.DOTALL)
 SETUP = """\
-# Set-up: nothing to do where minidiff is installed; on Colab this fetches the book and installs it.
+# Set-up: does nothing where minidiff is installed; Colab fetches and installs it.
 import importlib.util
 
 if importlib.util.find_spec("minidiff") is None:
