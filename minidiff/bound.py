@@ -63,7 +63,12 @@ def _check_data(x0: Tensor, levels: int) -> None:
         raise ValueError(f"x0 must lie on the {levels} grey levels −1 + 2k/{levels - 1}, got the value {stray}")
 
 
-def discretised_log_prob(x0: Tensor, mean: Tensor, std: Tensor | float, levels: int) -> Tensor:
+def discretised_log_prob(
+    x0: Tensor,
+    mean: Tensor,
+    std: Tensor | float,
+    levels: int,
+) -> Tensor:
     """log of the mass of N(mean, std²) in the bin of x0, elementwise (Ho et al. 2020, eq. 13); the shape of x0.
 
     The `levels` grey levels are −1 + 2k/(levels − 1), bins reach half-way to the neighbours, and the bins of −1 and 1
@@ -73,7 +78,8 @@ def discretised_log_prob(x0: Tensor, mean: Tensor, std: Tensor | float, levels: 
     x0, half = x0.double(), 1 / (levels - 1)
     below = torch.where(x0 < -1 + half, -math.inf, (x0 - half - mean) / std)
     above = torch.where(x0 > 1 - half, math.inf, (x0 + half - mean) / std)
-    right = below > 0  # there Φ(above) − Φ(below) = Φ(−below) − Φ(−above) without cancellation
+    # Φ(above) − Φ(below) = Φ(−below) − Φ(−above) does not cancel in the right tail.
+    right = below > 0
     low = torch.special.log_ndtr(torch.where(right, -above, below))
     high = torch.special.log_ndtr(torch.where(right, -below, above))
     return high + torch.log(-torch.expm1(low - high))
@@ -84,8 +90,8 @@ def prior_kl(process: Process, x0: Tensor) -> Tensor:
     one = torch.ones((), dtype=torch.float64)
     alpha2, sigma2 = float(process.alpha(one)) ** 2, float(process.sigma(one)) ** 2
     scale2 = alpha2 + sigma2
-    terms = (sigma2 + alpha2 * x0.double().square()) / scale2 - 1 - math.log(sigma2 / scale2)
-    return terms.flatten(1).sum(1) / 2
+    ratio = (sigma2 + alpha2 * x0.double().square()) / scale2
+    return (ratio - 1 - math.log(sigma2 / scale2)).flatten(1).sum(1) / 2
 
 
 def _term(D: DenoiserLike, chain: _Chain, x0: Tensor, n: Tensor, eps: Tensor, levels: int, y: Tensor | None) -> Tensor:

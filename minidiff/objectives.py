@@ -87,7 +87,12 @@ def p2(process: Process, t: Tensor, *, k: float = 1.0, gamma: float = 1.0) -> Te
 
 
 def denoising_loss(
-    D: DenoiserLike, x0: Tensor, t: Tensor, eps: Tensor, y: Tensor | None = None, weight: Weight = simple
+    D: DenoiserLike,
+    x0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    y: Tensor | None = None,
+    weight: Weight = simple,
 ) -> Tensor:
     """w_t |x_0 − D(α_t x_0 + σ_t ε, t)|², the mean over coordinates; (B,).
 
@@ -96,9 +101,14 @@ def denoising_loss(
     """
     x = D.process.noise(x0, t, eps)
     w = weight(D.process, t.double())
-    if not bool(torch.isfinite(w).all()):
-        where = sorted(set(t.reshape(-1)[~torch.isfinite(w).reshape(-1)].tolist()))
-        raise ValueError(f"the weight must be finite, got an infinite one at t = {where[0]}: draw times inside (0, 1)")
+    _refuse_infinite(w, t)
     x0_hat = D(x, t) if y is None else D(x, t, y)
     arguments.same_shape("x0", x0, "D(x, t)", x0_hat)
     return w.to(x0) * (x0 - x0_hat).square().flatten(1).mean(1)
+
+
+def _refuse_infinite(w: Tensor, t: Tensor) -> None:
+    infinite = ~torch.isfinite(w)
+    if bool(infinite.any()):
+        where = float(t[infinite].min())
+        raise ValueError(f"the weight must be finite, got an infinite one at t = {where}: draw times inside (0, 1)")

@@ -163,7 +163,7 @@ class _Source:
     def __init__(self, function: Callable | type, docstring: bool) -> None:
         try:
             code = textwrap.dedent(inspect.getsource(function))
-            path = Path(inspect.getsourcefile(function))
+            path = Path(inspect.getsourcefile(inspect.unwrap(function)))
         except (TypeError, OSError) as error:
             raise TypeError(f"source needs functions or classes written in Python, got {function!r}") from error
         root = Path(__file__).parent

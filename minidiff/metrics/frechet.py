@@ -39,7 +39,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     if torch.equal(mean_a, mean_b) and torch.equal(covariance_a, covariance_b):
         return 0.0
     overlap = torch.linalg.svdvals(_root(covariance_a) @ _root(covariance_b)).sum()
-    distance = (mean_a - mean_b).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * overlap
+    shift = (mean_a - mean_b).square().sum()
+    distance = shift + covariance_a.trace() + covariance_b.trace() - 2 * overlap
     return max(0.0, float(distance))
 
 

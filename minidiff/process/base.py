@@ -147,7 +147,9 @@ class Process:
         arguments.floating("x0", x0)
         arguments.same_shape("x0", x0, "eps", eps)
         arguments.time_of_batch(t, x0)
-        return arguments.along(self.alpha(t), x0) * x0 + arguments.along(self.sigma(t), x0) * eps
+        alpha = arguments.along(self.alpha(t), x0)
+        sigma = arguments.along(self.sigma(t), x0)
+        return alpha * x0 + sigma * eps
 
     def prior(
         self,

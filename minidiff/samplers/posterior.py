@@ -49,21 +49,27 @@ def ancestral(
     for a coupled denoiser or an unknown variance.
     """
     if variance not in ("posterior", "forward"):
-        raise ValueError(f"variance must be 'posterior' (β̃) or 'forward' (β), got {variance!r}")
+        raise ValueError(f"variance must be 'posterior' or 'forward', got {variance!r}")
     refuse_coupled(D, "ancestral")
     grid = begin(D, x, times)
     steps = []
     for i in grid.steps:
+        alpha_s, alpha_t = grid.alpha[i], grid.alpha[i + 1]
+        sigma_s, sigma_t = grid.sigma[i], grid.sigma[i + 1]
         gap = _gap(grid, i)
-        alpha_s, alpha_t, sigma_s, sigma_t = grid.alpha[i], grid.alpha[i + 1], grid.sigma[i], grid.sigma[i + 1]
-        scale = sigma_s if variance == "forward" else sigma_t
-        noise = scale * math.sqrt(gap) if sigma_t > 0 else 0.0
-        steps.append((alpha_s * sigma_t**2 / (alpha_t * sigma_s**2), alpha_t * gap, noise))
+        a = alpha_s * sigma_t**2 / (alpha_t * sigma_s**2)
+        noise = (sigma_s if variance == "forward" else sigma_t) * math.sqrt(gap)
+        steps.append((a, alpha_t * gap, noise if sigma_t > 0 else 0.0))
     return _gaussian_steps(D, x, grid, steps, generator)
 
 
 def ddim(
-    D: DenoiserLike, x: Tensor, times: Tensor, *, eta: float = 0.0, generator: Generators = None
+    D: DenoiserLike,
+    x: Tensor,
+    times: Tensor,
+    *,
+    eta: float = 0.0,
+    generator: Generators = None,
 ) -> Iterator[State]:
     """DDIM: x_t = α_t x̂_0 + √(σ_t² − η² β̃) ε̂ + η √β̃ z with ε̂ = (x_s − α_s x̂_0)/σ_s (Song et al. 2021, eq. 12).
 
@@ -79,9 +85,9 @@ def ddim(
     grid = begin(D, x, times)
     steps = []
     for i in grid.steps:
-        # σ_t² − η² β̃ = σ_t² (1 − η² + η² e^{−2h}): a sum of positive terms, where the difference would cancel.
-        kept = math.sqrt(1 - eta**2 + eta**2 * math.exp(-2 * (grid.lam[i + 1] - grid.lam[i])))
-        a = grid.sigma[i + 1] * kept / grid.sigma[i]
-        noise = eta * grid.sigma[i + 1] * math.sqrt(_gap(grid, i))
-        steps.append((a, grid.alpha[i + 1] - a * grid.alpha[i], noise))
+        alpha_s, alpha_t = grid.alpha[i], grid.alpha[i + 1]
+        sigma_s, sigma_t = grid.sigma[i], grid.sigma[i + 1]
+        gap = _gap(grid, i)
+        a = sigma_t * math.sqrt(1 - eta**2 * gap) / sigma_s
+        steps.append((a, alpha_t - a * alpha_s, eta * sigma_t * math.sqrt(gap)))
     return _gaussian_steps(D, x, grid, steps, generator)
