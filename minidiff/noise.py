@@ -19,12 +19,14 @@ def standard_normal(
     """Draw ε ~ N(0, I) of the given shape (B, *D).
 
     With a sequence of B generators, row i comes from generator i alone, so that a row of a batch equals the
-    same row sampled by itself. Without a device the noise lies where its generator lives.
+    same row sampled by itself. The numbers are drawn where their generator lives, so that a CPU generator gives the
+    same noise on every device; the noise is put on `device`, by default left there.
     Raises ValueError when the number of generators is not B.
     """
     if generator is None or isinstance(generator, torch.Generator):
-        device = device if device is not None or generator is None else generator.device
-        return torch.randn(tuple(shape), generator=generator, dtype=dtype, device=device)
+        drawn_on = device if generator is None else generator.device
+        noise = torch.randn(tuple(shape), generator=generator, dtype=dtype, device=drawn_on)
+        return noise if device is None else noise.to(device)
     if len(generator) != shape[0]:
         raise ValueError(f"one generator a sample needed: got {len(generator)} generators for a batch of {shape[0]}")
     rows = [standard_normal(shape[1:], g, dtype, device) for g in generator]

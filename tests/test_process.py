@@ -314,5 +314,6 @@ def test_one_generator_a_sample_makes_rows_independent_of_the_batch():
     batch = standard_normal((4, 3), generators(4))
     for i in range(4):
         torch.testing.assert_close(batch[i : i + 1], standard_normal((1, 3), generators(4)[i : i + 1]), rtol=0, atol=0)
+    assert standard_normal((2, 3), generators(2), device="meta").device.type == "meta"  # drawn on the CPU, then moved
     with pytest.raises(ValueError, match="got 2 generators for a batch of 3"):
         standard_normal((3, 3), generators(2))
