@@ -110,6 +110,11 @@ def test_samples_are_stored(small, monkeypatch):
     result = stored(small, "ddpm-samples")
     assert result["n"] == 140 and result["floor"] > 0
     assert [(row["steps"], row["variance"]) for row in result["table"]] == [(3, "posterior"), (3, "forward")]
+    monkeypatch.setattr(ddpm, "SAMPLED", (3, 4))
+    ddpm.main(["samples"])  # goes on: what is finished is not drawn again, to the second of its CPU time
+    longer = stored(small, "ddpm-samples")["table"]
+    assert longer[:2] == result["table"]
+    assert [row["steps"] for row in longer[2:]] == [4, 4]
 
 
 def test_unknown_stage():

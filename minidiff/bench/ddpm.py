@@ -2,11 +2,14 @@
 
 python -m minidiff.bench ddpm [bound] [schedules] [samples]      (default: all three)
 
-Each trains the chapter's network for longer than the chapter does; a finished training is kept in `_build/` and reused.
+Each trains the chapter's network for longer than the chapter does. A finished training and finished rows of samples are
+kept in `build/ddpm` and reused, so an interrupted run goes on where it stopped; delete the folder to start over.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -29,6 +32,7 @@ from minidiff.train import EMA, device, fit, noised, progress, seeded
 
 T = 1000
 LEVELS = 17
+FOLDER = Path("build/ddpm")  # what an interrupted run goes on from
 TRAINING_STEPS = 3000
 SCHEDULE_STEPS = 400  # of training, as in the chapter, for each schedule that is compared
 RESPACED = (10, 20, 50, 100, 200, 1000)
@@ -66,8 +70,6 @@ def train(schedule: str, steps: int, seed: int = 0) -> Denoiser:
         lambda n, generator: torch.randint(1, T + 1, (n,), generator=generator, dtype=torch.float64) / T,
         seed,
     )
-    folder = Path("_build")
-    folder.mkdir(exist_ok=True)
     logs = fit(
         lambda x0, t, eps, y: denoising_loss(D, x0, t, eps, y),
         D.parameters(),
@@ -76,7 +78,7 @@ def train(schedule: str, steps: int, seed: int = 0) -> Denoiser:
         lr=2e-3,
         warmup=min(100, steps // 4),
         ema=ema,
-        checkpoint=folder / f"ddpm-{schedule.replace(' ', '-')}-{steps}-{seed}.safetensors",
+        checkpoint=FOLDER / f"{schedule.replace(' ', '-')}-{steps}-{seed}.safetensors",
     )
     for _ in progress(logs, steps):
         pass
@@ -178,26 +180,27 @@ def judged(D: Denoiser, judge: nn.Module) -> dict[str, Any]:
     digits, labels = (x.to(device()) for x in data.digits("all"))
     training = data.digits("train")[0].to(device())
     reference = judge.features(digits).double()
-    rows = []
-    for steps in SAMPLED:
-        for variance in ("posterior", "forward"):
-            generator = torch.Generator(device()).manual_seed(0)
-            x = D.process.prior(digits.shape, generator, device=device())
-            grid = times.trailing(steps, T)
-            start = time.process_time()
-            made = last(ancestral(D.given(labels), x, grid, generator=generator, variance=variance))
-            seconds = time.process_time() - start
-            rows.append(
-                {
-                    "steps": steps,
-                    "variance": variance,
-                    "frechet": frechet_distance(judge.features(made).double(), reference),
-                    "as_asked": class_accuracy(judge(made), labels),
-                    "copy_rate": copy_rate(made, training),
-                    "cpu_seconds": seconds,
-                }
-            )
-            print(rows[-1], flush=True)
+    kept = FOLDER / f"samples-{TRAINING_STEPS}.json"
+    rows = json.loads(kept.read_text()) if kept.exists() else []
+    for steps, variance in list(itertools.product(SAMPLED, ("posterior", "forward")))[len(rows) :]:
+        generator = torch.Generator(device()).manual_seed(0)
+        x = D.process.prior(digits.shape, generator, device=device())
+        grid = times.trailing(steps, T)
+        start = time.process_time()
+        made = last(ancestral(D.given(labels), x, grid, generator=generator, variance=variance))
+        seconds = time.process_time() - start
+        row = {
+            "steps": steps,
+            "variance": variance,
+            "frechet": frechet_distance(judge.features(made).double(), reference),
+            "as_asked": class_accuracy(judge(made), labels),
+            "copy_rate": copy_rate(made, training),
+            "cpu_seconds": seconds,
+        }
+        print(row, flush=True)
+        rows.append(row)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(rows))
     return {"n": len(digits), "floor": frechet_floor(reference).mean, "table": rows}
 
 
