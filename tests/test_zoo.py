@@ -165,6 +165,13 @@ def test_an_interrupted_retraining_is_taken_up_again(tmp_path, monkeypatch):
         assert torch.equal(a, b)
 
 
+def test_without_a_name_all_are_made(monkeypatch):
+    made = []
+    monkeypatch.setattr(command, "make", lambda name, *rest: made.append(name))
+    command.main([])
+    assert sorted(made) == zoo.names()
+
+
 def test_unknown_names_on_the_command_line(capsys):
     with pytest.raises(SystemExit):
         command.main(["cats"])

@@ -27,11 +27,14 @@ LARGEST = 3_000_000  # bytes of a file of weights
 def main(argv: Sequence[str]) -> None:
     """Train, measure and write each model named in argv, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m minidiff.zoo", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=list(RECIPES), metavar="NAME", help="default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RECIPES)}; default: all")
     parser.add_argument("--into", type=Path, default=zoo.FOLDER, help="folder of the finished files (the package's)")
     parser.add_argument("--state", type=Path, default=Path("build/zoo"), help="folder of the unfinished runs")
     parser.add_argument("--steps", type=int, default=None, help="fewer steps than the recipe's, for a trial")
     chosen = parser.parse_args(argv)
+    unknown = [name for name in chosen.names if name not in RECIPES]
+    if unknown:
+        parser.error(f"there are {', '.join(RECIPES)}, got {', '.join(unknown)}")
     for name in chosen.names or RECIPES:
         make(name, chosen.into, chosen.state, chosen.steps)
 
