@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minidiff import arguments
 from minidiff.denoiser import DenoiserLike
-from minidiff.samplers.state import Grid, State, begin, combine
+from minidiff.samplers.state import Grid, State, add, begin, combine, scalars
 
 Variable = Literal["lam", "cos"]
 
@@ -71,7 +71,7 @@ class _Plan:
 
     scale: list[float]
     predictor: list[tuple[float, ...]]
-    corrector: list[tuple[float, ...]]  # empty without a corrector; an empty entry leaves its step as it is
+    corrector: list[tuple[float, ...]]  # what the new value of D changes in the weights, itself first; () changes nothing
     start: int  # the first node inside the polynomials
     collocation: list[tuple[float, tuple[float, ...], tuple[float, ...]]]  # per start-up node: scale, hold, weights
 
@@ -93,8 +93,11 @@ def _plan(grid: Grid, order: int, variable: Variable, sigma_data: float, correct
         if variable == "lam" and lam[i + 1] == math.inf:
             nodes = [i]  # a polynomial in λ cannot be integrated to λ = ∞: the last step is of first order
         predictor.append(weights(i, i + 1, nodes))
-        if corrector and i + 1 < steps:
-            corrected.append(weights(i, i + 1, [i + 1, *nodes]) if i >= start else ())
+        if corrector and start <= i < steps - 1:
+            both = zip(weights(i, i + 1, [i + 1, *nodes]), (0.0, *predictor[i]), strict=True)
+            corrected.append(tuple(new - old for new, old in both))
+        else:
+            corrected.append(())
     evaluated = steps if grid.sigma[-1] == 0 else steps + 1  # D is never asked at σ = 0
     known = min(order, evaluated - start)
     collocated = list(range(start, start + known)) if collocate and known >= 3 else []
@@ -145,28 +148,30 @@ def solve(
 
 def _run(D: DenoiserLike, x: Tensor, times: tuple[Tensor, ...], plan: _Plan, order: int) -> Iterator[State]:
     yield State(times[0], x, None)
+    scale = scalars(plan.scale, x)
     history: tuple[Tensor, ...] = ()
-    i, end, previous = 0, len(times) - 1, None
+    correction: tuple[float, ...] = ()
+    i, end = 0, len(times) - 1
     while i < end:
         if i == plan.start and plan.collocation:
             later = times[i + 1 : i + 1 + len(plan.collocation)]
             path, values = _collocate(D, x, times[i], later, plan)
             for t, x, x0 in zip(later, path, values, strict=False):
                 yield State(t, x, x0)
-            i, previous = i + len(later), None
+            i += len(later)
             if i == end:
                 return
             *values, x0 = values
             history = tuple(values[::-1])
         else:
             x0 = D(x, times[i])
-        if previous is not None and plan.corrector and plan.corrector[i - 1]:
-            x = combine(plan.scale[i - 1], previous, plan.corrector[i - 1], (x0, *history))
+        if correction:
+            x = add(x, correction, (x0, *history))
             yield State(times[i], x, history[0])
         history = (x0, *history)[:order]
-        previous, x = x, combine(plan.scale[i], x, plan.predictor[i], history)
+        x, correction = combine(scale[i], x, plan.predictor[i], history), plan.corrector[i]
         i += 1
-        if i == end or not (plan.corrector and plan.corrector[i - 1]):
+        if not correction:
             yield State(times[i], x, x0)
 
 
@@ -174,14 +179,19 @@ def _collocate(
     D: DenoiserLike, x: Tensor, s: Tensor, later: tuple[Tensor, ...], plan: _Plan
 ) -> tuple[list[Tensor], list[Tensor]]:
     """x at the later nodes and D at all of them: D held, integrated, re-evaluated once, integrated again."""
+    scales = scalars([scale for scale, _, _ in plan.collocation], x)
     values = [D(x, s)]
     values += [
-        D(combine(scale, x, hold, (values[0],)), t) for t, (scale, hold, _) in zip(later, plan.collocation, strict=True)
+        D(combine(scale, x, hold, (values[0],)), t)
+        for t, scale, (_, hold, _) in zip(later, scales, plan.collocation, strict=True)
     ]
 
     def integrated() -> list[Tensor]:
         newest_first = tuple(reversed(values))
-        return [combine(scale, x, weights, newest_first) for scale, _, weights in plan.collocation]
+        return [
+            combine(scale, x, weights, newest_first)
+            for scale, (_, _, weights) in zip(scales, plan.collocation, strict=True)
+        ]
 
     values = [values[0], *(D(y, t) for y, t in zip(integrated(), later, strict=True))]
     return integrated(), values

@@ -11,7 +11,7 @@ from torch import Tensor
 from minidiff import arguments
 from minidiff.denoiser import DenoiserLike
 from minidiff.noise import Generators, standard_normal
-from minidiff.samplers.state import Grid, State, begin, combine, refuse_coupled
+from minidiff.samplers.state import Grid, State, begin, combine, refuse_coupled, scalars
 
 
 def _gap(grid: Grid, i: int) -> float:
@@ -24,7 +24,8 @@ def _gaussian_steps(
 ) -> Iterator[State]:
     """x_t = a x_s + b x̂_0 + c z for the (a, b, c) of each step; no noise is drawn where c = 0."""
     yield State(grid.times[0], x, None)
-    for s, t, (a, b, c) in zip(grid.times, grid.times[1:], steps, strict=False):
+    scale = scalars([a for a, _, _ in steps], x)
+    for s, t, a, (_, b, c) in zip(grid.times, grid.times[1:], scale, steps, strict=False):
         x0 = D(x, s)
         x = combine(a, x, (b,), (x0,))
         if c:

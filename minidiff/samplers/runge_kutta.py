@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from minidiff.denoiser import DenoiserLike
-from minidiff.samplers.state import Grid, State, begin, combine
+from minidiff.samplers.state import Grid, State, begin, combine, scalars
 
 
 def _slopes(D: DenoiserLike, grid: Grid) -> list[tuple[float, float]]:
@@ -30,10 +31,12 @@ def euler(D: DenoiserLike, x: Tensor, times: Tensor) -> Iterator[State]:
 
 def _euler(D: DenoiserLike, x: Tensor, grid: Grid, slopes: list[tuple[float, float]]) -> Iterator[State]:
     yield State(grid.times[0], x, None)
-    for s, t, (p, q) in zip(grid.times, grid.times[1:], slopes, strict=False):
-        step = float(t - s)
+    steps = [float(t - s) for s, t in pairwise(grid.times)]
+    scale = scalars([1 + step * p for step, (p, _) in zip(steps, slopes, strict=False)], x)
+    for i in grid.steps:
+        s, t = grid.times[i], grid.times[i + 1]
         x0 = D(x, s)
-        x = combine(1 + step * p, x, (step * q,), (x0,))
+        x = combine(scale[i], x, (steps[i] * slopes[i][1],), (x0,))
         yield State(t, x, x0)
 
 
@@ -51,14 +54,16 @@ def heun(D: DenoiserLike, x: Tensor, times: Tensor) -> Iterator[State]:
 
 def _heun(D: DenoiserLike, x: Tensor, grid: Grid, slopes: list[tuple[float, float]]) -> Iterator[State]:
     yield State(grid.times[0], x, None)
+    steps = [float(t - s) for s, t in pairwise(grid.times)]
+    scale = scalars([1 + step * p for step, (p, _) in zip(steps, slopes, strict=False)], x)
+    half_scale = scalars([1 + step / 2 * p for step, (p, _) in zip(steps, slopes, strict=False)], x)
     for i in grid.steps:
-        s, t = grid.times[i], grid.times[i + 1]
-        step, (p_s, q_s), (p_t, q_t) = float(t - s), slopes[i], slopes[i + 1]
+        s, t, half = grid.times[i], grid.times[i + 1], steps[i] / 2
+        (_, q_s), (p_t, q_t) = slopes[i], slopes[i + 1]
         x0 = D(x, s)
-        ahead = combine(1 + step * p_s, x, (step * q_s,), (x0,))
+        ahead = combine(scale[i], x, (steps[i] * q_s,), (x0,))
         if grid.sigma[i + 1] > 0:
-            half = step / 2
-            x = combine(1 + half * p_s, x, (half * q_s, half * p_t, half * q_t), (x0, ahead, D(ahead, t)))
+            x = combine(half_scale[i], x, (half * q_s, half * p_t, half * q_t), (x0, ahead, D(ahead, t)))
         else:
             x = ahead
         yield State(t, x, x0)

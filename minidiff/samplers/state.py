@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -65,12 +65,25 @@ def refuse_coupled(D: DenoiserLike, method: str) -> None:
         raise ValueError(f"{method} adds independent noise, but D was trained under a coupling of x0 and eps: use ddim")
 
 
-def combine(scale: float, x: Tensor, weights: tuple[float, ...], values: tuple[Tensor, ...]) -> Tensor:
-    """scale · x + Σ_j weights[j] · values[j], in one new tensor. Raises ValueError unless D returned the shape of x."""
+def scalars(values: Sequence[float], x: Tensor) -> tuple[Tensor, ...]:
+    """0-d tensors for `combine`, in x's precision, at least float32: torch multiplies by them in half a float's time."""
+    return torch.tensor(values, dtype=torch.promote_types(x.dtype, torch.float32)).unbind()
+
+
+def combine(scale: Tensor, x: Tensor, weights: tuple[float, ...], values: tuple[Tensor, ...]) -> Tensor:
+    """scale · x + Σ_j weights[j] · values[j], in one new tensor; scale is 0-d. Raises ValueError unless D returned the shape of x."""
     if values[0].shape != x.shape:
         raise ValueError(f"D must return x̂_0 of the shape of x, {tuple(x.shape)}, got {tuple(values[0].shape)}")
     total = x * scale
     for weight, value in zip(weights, values, strict=False):
+        total.add_(value, alpha=weight)
+    return total
+
+
+def add(x: Tensor, weights: tuple[float, ...], values: tuple[Tensor, ...]) -> Tensor:
+    """x + Σ_j weights[j] · values[j], in one new tensor."""
+    total = x.add(values[0], alpha=weights[0])
+    for weight, value in zip(weights[1:], values[1:], strict=False):
         total.add_(value, alpha=weight)
     return total
 
