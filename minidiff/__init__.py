@@ -20,6 +20,7 @@ _MODULES = (
     "checks",
     "data",
     "denoiser",
+    "families",
     "metrics",
     "nets",
     "objectives",

@@ -1,16 +1,16 @@
 """Exercise checks: right answers pass, planted wrong ones fail and are told which property is missing."""
 
+import importlib
 import time
+from pathlib import Path
 
-import answers_ddpm
-import answers_five_minutes
 import pytest
 
 from minidiff import checks
 from minidiff.checks import CheckFailed, check
 
 # One module of answers for each chapter. Each wrong answer stands with a piece of the message that it gets.
-CHAPTERS = (answers_ddpm, answers_five_minutes)
+CHAPTERS = [importlib.import_module(file.stem) for file in sorted(Path(__file__).parent.glob("answers_*.py"))]
 RIGHT = {identifier: answer for chapter in CHAPTERS for identifier, answer in chapter.RIGHT.items()}
 WRONG = {identifier: answers for chapter in CHAPTERS for identifier, answers in chapter.WRONG.items()}
 

@@ -71,7 +71,7 @@ class _Plan:
 
     scale: list[float]
     predictor: list[tuple[float, ...]]
-    corrector: list[tuple[float, ...]]  # what the new value of D changes in the weights, itself first; () changes nothing
+    corrector: list[tuple[float, ...]]  # the change of the weights by the new value of D, itself first; () is none
     start: int  # the first node inside the polynomials
     collocation: list[tuple[float, tuple[float, ...], tuple[float, ...]]]  # per start-up node: scale, hold, weights
 

@@ -66,12 +66,15 @@ def refuse_coupled(D: DenoiserLike, method: str) -> None:
 
 
 def scalars(values: Sequence[float], x: Tensor) -> tuple[Tensor, ...]:
-    """0-d tensors for `combine`, in x's precision, at least float32: torch multiplies by them in half a float's time."""
+    """0-d tensors, at least float32, for `combine`: torch multiplies by them in half the time of a float."""
     return torch.tensor(values, dtype=torch.promote_types(x.dtype, torch.float32)).unbind()
 
 
 def combine(scale: Tensor, x: Tensor, weights: tuple[float, ...], values: tuple[Tensor, ...]) -> Tensor:
-    """scale · x + Σ_j weights[j] · values[j], in one new tensor; scale is 0-d. Raises ValueError unless D returned the shape of x."""
+    """scale · x + Σ_j weights[j] · values[j], in one new tensor; scale is 0-d.
+
+    Raises ValueError unless D returned the shape of x.
+    """
     if values[0].shape != x.shape:
         raise ValueError(f"D must return x̂_0 of the shape of x, {tuple(x.shape)}, got {tuple(values[0].shape)}")
     total = x * scale
