@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import NamedTuple
 
 import nbformat
 import pytest
@@ -220,6 +221,16 @@ def test_docstrings_are_shown_as_they_stand(written, shown):
 def test_a_change_of_indentation_begins_a_paragraph():
     assert plain_docstrings.paragraphs(["a", "  b", "c"]) == ["a", "", "  b", "", "c"]
     assert plain_docstrings.paragraphs(["Args:", "    x: y"]) == ["Args:", "    x: y"]
+
+
+def test_fields_of_named_tuples_are_not_listed():
+    class Pair(NamedTuple):
+        """Two numbers."""
+
+        first: int
+
+    assert plain_docstrings.skip(None, "class", "Pair.first", Pair.first, False, {}) is True
+    assert plain_docstrings.skip(None, "class", "Pair", Pair, False, {}) is None
 
 
 def test_changed_code_makes_outputs_stale_and_changed_looks_the_pages(tmp_path):

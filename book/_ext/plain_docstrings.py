@@ -50,7 +50,13 @@ def process(app: Sphinx, what: str, name: str, obj: object, options: object, lin
     lines[:] = paragraphs(lines)
 
 
+def skip(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
+    """Leave out the fields of named tuples, of which Python itself says only "Alias for field number 0"."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Connect the hook, before napoleon's (priority 500)."""
+    """Connect the hooks; the first comes before napoleon's (priority 500)."""
     app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
