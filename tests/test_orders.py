@@ -100,7 +100,7 @@ def test_methods_in_lam_are_the_same_for_every_process(process):
 
 def test_a_ramped_start_would_lose_the_order():
     """Without collocation the first steps are of order 1 and 2: order 3 then measures 2, so the test above can fail."""
-    from minidiff.samplers.multistep import solve
+    from minidiff.samplers.exponential import solve
     from minidiff.samplers.state import begin
 
     def ramped(D, x, times):

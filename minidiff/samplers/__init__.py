@@ -7,9 +7,28 @@ grad mode alone; `sample` runs without gradients.
 """
 
 from minidiff.samplers.default import sample
-from minidiff.samplers.multistep import exponential
+from minidiff.samplers.exponential import exponential
 from minidiff.samplers.posterior import ancestral, ddim
+from minidiff.samplers.published import deis, dpmpp_2m, dpmpp_3m, pndm, unipc
 from minidiff.samplers.runge_kutta import euler, heun
+from minidiff.samplers.singlestep import dpm_solver, dpmpp_2s
 from minidiff.samplers.state import State, last, path
 
-__all__ = ["State", "ancestral", "ddim", "euler", "exponential", "heun", "last", "path", "sample"]
+__all__ = [
+    "State",
+    "ancestral",
+    "ddim",
+    "deis",
+    "dpm_solver",
+    "dpmpp_2m",
+    "dpmpp_2s",
+    "dpmpp_3m",
+    "euler",
+    "exponential",
+    "heun",
+    "last",
+    "path",
+    "pndm",
+    "sample",
+    "unipc",
+]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minidiff import arguments
 from minidiff.denoiser import DenoiserLike, check_denoiser
-from minidiff.samplers.multistep import solve
+from minidiff.samplers.exponential import solve
 from minidiff.samplers.state import begin, last
 from minidiff.times import cosine_angle
 

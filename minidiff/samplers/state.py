@@ -38,6 +38,11 @@ class Grid:
         alpha, sigma, lam = process.alpha(times), process.sigma(times), process.lam(times)
         return cls(times.unbind(), alpha.tolist(), sigma.tolist(), lam.tolist())
 
+    def part(self, start: int, stop: int) -> Grid:
+        """The nodes start … stop − 1 as a grid of their own."""
+        of = slice(start, stop)
+        return Grid(self.times[of], self.alpha[of], self.sigma[of], self.lam[of])
+
     @property
     def steps(self) -> range:
         """The indices i of the steps from times[i] to times[i + 1]."""
