@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "minidiff"
 FLOORS = (
     {"arguments", "extras", "noise"},
     {"process", "times", "data", "nets"},
-    {"denoiser", "analytic"},
-    {"objectives", "samplers", "guidance", "inverse", "likelihood", "bound"},
+    {"denoiser", "analytic", "clusters", "linear", "sparse"},
+    {"objectives", "samplers", "guidance", "inverse", "likelihood", "bound", "ode", "fokker_planck", "bridge"},
     {"train", "metrics", "families"},
     {"zoo", "distill", "efficient", "apps", "checks", "costs"},
     {"bench", "plot", "widgets"},
