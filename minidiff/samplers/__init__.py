@@ -7,9 +7,24 @@ grad mode alone; `sample` runs without gradients.
 """
 
 from minidiff.samplers.default import sample
+from minidiff.samplers.langevin import annealed_langevin, langevin
 from minidiff.samplers.multistep import exponential
 from minidiff.samplers.posterior import ancestral, ddim
 from minidiff.samplers.runge_kutta import euler, heun
 from minidiff.samplers.state import State, last, path
+from minidiff.samplers.stochastic import euler_maruyama
 
-__all__ = ["State", "ancestral", "ddim", "euler", "exponential", "heun", "last", "path", "sample"]
+__all__ = [
+    "State",
+    "ancestral",
+    "annealed_langevin",
+    "ddim",
+    "euler",
+    "euler_maruyama",
+    "exponential",
+    "heun",
+    "langevin",
+    "last",
+    "path",
+    "sample",
+]
