@@ -59,7 +59,8 @@ def likelihood(process: Process, t: Tensor) -> Tensor:
 
     Since g² = −2σ²λ′ it is `elbo` written in the terms of the SDE.
     """
-    return process.g2(t) / 2 * score(process, t)
+    value = process.g2(t) / 2 * score(process, t)
+    return torch.where(value.isnan(), elbo(process, t), value)  # 0 · ∞ at an end, where elbo has the limit
 
 
 def elbo(process: Process, t: Tensor) -> Tensor:

@@ -99,6 +99,7 @@ def zero_terminal(betas: tuple[float, ...]) -> tuple[float, ...]:
         arguments.real(f"beta_{k}", beta, 1e-15, 1.0)
     log_alpha = torch.log1p(-torch.tensor(betas, dtype=torch.float64)).cumsum(0) / 2
     # α_k − α_T = −α_k expm1(ln α_T − ln α_k) keeps its digits where neighbours are close; the constant drops out of β.
-    above_end = -log_alpha.exp() * torch.expm1(log_alpha[-1] - log_alpha)
+    before = log_alpha[:-1]
+    above_end = -before.exp() * torch.expm1(log_alpha[-1] - before)
     later = 1 - (above_end[1:] / above_end[:-1]).square()
-    return (betas[0], *later.tolist())
+    return (betas[0], *later.tolist(), 1.0)
