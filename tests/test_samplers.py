@@ -495,7 +495,8 @@ def test_parity_with_diffusers(scheduler, steps):
 
 def test_the_public_names():
     assert set(samplers.__all__) == {
-        "State", "ancestral", "ddim", "euler", "exponential", "heun", "last", "path", "sample",
+        "State", "ancestral", "annealed_langevin", "ddim", "euler", "euler_maruyama", "exponential", "heun", "langevin",
+        "last", "path", "sample",
     }  # fmt: skip
     assert sample is samplers.sample
     assert VE().lam_range[1] < 10  # a process with σ(0) > 0 is among those sampled above
