@@ -364,7 +364,7 @@ def test_on_the_straight_line_a_shifted_clock_is_a_shifted_snr():
     torch.testing.assert_close(clock.lam(t), ratio.lam(t), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("betas", [LINEAR_BETAS, (0.3, 0.3), (0.1, 0.2, 0.3, 0.4)])
+@pytest.mark.parametrize("betas", [LINEAR_BETAS, (0.5, 0.5), (0.1, 0.2, 0.3, 0.4)])
 def test_zero_terminal_rescaling_is_affine_in_alpha(betas):
     before = (1 - torch.tensor(betas, dtype=F64)).cumprod(0).sqrt()
     after = (1 - torch.tensor(zero_terminal(betas), dtype=F64)).cumprod(0).sqrt()
