@@ -10,30 +10,30 @@ from torch import Tensor
 from minidiff import arguments
 
 
-def soft_threshold(y: Tensor, threshold: float) -> Tensor:
-    """sign(y) max(|y| − threshold, 0), elementwise: the x that minimises (y − x)²/2 + threshold |x|.
+def soft_threshold(z: Tensor, threshold: float) -> Tensor:
+    """sign(z) max(|z| − threshold, 0), elementwise: the x that minimises (z − x)²/2 + threshold |x|.
 
-    With threshold = r²/scale it is the most probable x given y = x + r ε under the Laplace prior e^{−|x|/scale}.
+    With threshold = r²/scale it is the most probable x given z = x + r ε under the Laplace prior e^{−|x|/scale}.
     Raises ValueError for a negative threshold.
     """
-    arguments.floating("y", y)
+    arguments.floating("z", z)
     arguments.real("threshold", threshold, 0)
-    return y.sign() * (y.abs() - threshold).clamp(min=0)
+    return z.sign() * (z.abs() - threshold).clamp(min=0)
 
 
-def laplace_mean(y: Tensor, scale: float, r: float) -> Tensor:
-    """E[x | y = x + r ε] under the Laplace prior e^{−|x|/scale}, elementwise, computed in float64.
+def laplace_mean(z: Tensor, scale: float, r: float) -> Tensor:
+    """E[x | z = x + r ε] under the Laplace prior e^{−|x|/scale}, elementwise, computed in float64.
 
-    With θ = r²/scale the posterior is a mixture of N(y − θ, r²) cut to x > 0 and N(y + θ, r²) cut to x < 0, and
-    E[x | y] = p (y − θ) + (1 − p)(y + θ), p/(1 − p) = e^{−2y/scale} Φ((y − θ)/r) / Φ(−(y + θ)/r).
+    With θ = r²/scale the posterior is a mixture of N(z − θ, r²) cut to x > 0 and N(z + θ, r²) cut to x < 0, and
+    E[x | z] = p (z − θ) + (1 − p)(z + θ), p/(1 − p) = e^{−2z/scale} Φ((z − θ)/r) / Φ(−(z + θ)/r).
     Raises ValueError unless scale and r are positive.
     """
-    arguments.floating("y", y)
+    arguments.floating("z", z)
     arguments.real("scale", scale, 1e-300)
     arguments.real("r", r, 1e-300)
-    z, theta = y.double(), r**2 / scale
-    log_odds = torch.special.log_ndtr((z - theta) / r) - torch.special.log_ndtr(-(z + theta) / r) - 2 * z / scale
-    return (z - theta * torch.tanh(log_odds / 2)).to(y.dtype)
+    u, theta = z.double(), r**2 / scale
+    log_odds = torch.special.log_ndtr((u - theta) / r) - torch.special.log_ndtr(-(u + theta) / r) - 2 * u / scale
+    return (u - theta * torch.tanh(log_odds / 2)).to(z.dtype)
 
 
 def proximal_gradient(
