@@ -53,7 +53,8 @@ def _chain(process: Process, times: Tensor, variance: float | Tensor) -> _Chain:
     return _Chain(grid[1:], process.alpha(grid[:-1]) * rest, log_posterior, v * log_beta + (1 - v) * log_small)
 
 
-def _check_data(x0: Tensor, levels: int) -> None:
+def check_levels(x0: Tensor, levels: int) -> None:
+    """Raise ValueError unless x0 is finite and lies on the grey levels −1 + 2k/(levels − 1)."""
     arguments.finite("x0", x0)
     arguments.positive_integer("levels", levels, 2)
     position = (x0.double() + 1) * (levels - 1) / 2
@@ -74,7 +75,7 @@ def discretised_log_prob(
     The `levels` grey levels are −1 + 2k/(levels − 1), bins reach half-way to the neighbours, and the bins of −1 and 1
     are open to ∓∞, so that the masses of all levels sum to 1. Computed in float64 from log Φ of the nearer tail.
     """
-    _check_data(x0, levels)
+    check_levels(x0, levels)
     x0, half = x0.double(), 1 / (levels - 1)
     below = torch.where(x0 < -1 + half, -math.inf, (x0 - half - mean) / std)
     above = torch.where(x0 > 1 - half, math.inf, (x0 + half - mean) / std)
@@ -85,10 +86,10 @@ def discretised_log_prob(
     return high + torch.log(-torch.expm1(low - high))
 
 
-def prior_kl(process: Process, x0: Tensor) -> Tensor:
-    """L_T = KL(q(x_T | x_0) ‖ N(0, (α² + σ²) I)) at t = 1, against the law of `Process.prior`; (B,) nats, float64."""
-    one = torch.ones((), dtype=torch.float64)
-    alpha2, sigma2 = float(process.alpha(one)) ** 2, float(process.sigma(one)) ** 2
+def prior_kl(process: Process, x0: Tensor, t: float = 1.0) -> Tensor:
+    """L_T = KL(q(x_t | x_0) ‖ N(0, (α² + σ²) I)), at t = 1 against the law of `Process.prior`; (B,) nats, float64."""
+    last = torch.tensor(t, dtype=torch.float64)
+    alpha2, sigma2 = float(process.alpha(last)) ** 2, float(process.sigma(last)) ** 2
     scale2 = alpha2 + sigma2
     ratio = (sigma2 + alpha2 * x0.double().square()) / scale2
     return (ratio - 1 - math.log(sigma2 / scale2)).flatten(1).sum(1) / 2
@@ -132,7 +133,7 @@ def vlb_term(
     Raises ValueError for x0 off the grey levels, n outside 1…T, and grids or processes that do not end at the data.
     """
     chain = _chain(D.process, times, variance)
-    _check_data(x0, levels)
+    check_levels(x0, levels)
     if n.dtype != torch.int64 or n.shape != x0.shape[:1]:
         raise ValueError(f"n must be int64 of shape ({len(x0)},), got {n.dtype} of shape {tuple(n.shape)}")
     if not bool(((n >= 1) & (n <= len(chain.time))).all()):
@@ -156,7 +157,7 @@ def vlb(
     The row sum is the bound on −log p(x_0). Arguments as in `vlb_term`.
     """
     chain = _chain(D.process, times, variance)
-    _check_data(x0, levels)
+    check_levels(x0, levels)
     terms = []
     for step in range(1, len(chain.time) + 1):
         eps = standard_normal(x0.shape, generator, x0.dtype, x0.device)

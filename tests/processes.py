@@ -2,7 +2,19 @@
 
 import torch
 
-from minidiff.process import EDM, VE, CosineVP, LinearVP, RectifiedFlow, Shifted, SubVP, Tabulated, TrigFlow
+from minidiff.process import (
+    EDM,
+    VE,
+    CosineVP,
+    LinearVP,
+    RectifiedFlow,
+    Shifted,
+    SigmoidVP,
+    SNRShifted,
+    SubVP,
+    Tabulated,
+    TrigFlow,
+)
 
 LINEAR_BETAS = tuple(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).tolist())
 FORMULAS = [
@@ -15,6 +27,8 @@ FORMULAS = [
     RectifiedFlow(),
     Shifted(RectifiedFlow(), 3.0),
     Shifted(LinearVP(), 0.5),
+    SigmoidVP(),
+    SNRShifted(CosineVP(), 4.0),
 ]
 PROCESSES = [*FORMULAS, Tabulated(LINEAR_BETAS)]
 

@@ -22,6 +22,9 @@ WEIGHTS = {
     "v": objectives.v,
     "velocity": objectives.velocity,
     "elbo": objectives.elbo,
+    "likelihood": objectives.likelihood,
+    "score": objectives.score,
+    "truncated_snr": objectives.truncated_snr,
     "sigmoid": objectives.sigmoid,
     "min_snr": objectives.min_snr,
     "edm": objectives.edm,
@@ -88,6 +91,14 @@ class TestOnePrediction:
         target = alpha_rate * self.x0 + sigma_rate * self.eps
         prediction = alpha_rate * self.x0_hat + sigma_rate * self.eps_hat(process)
         self.close(self.loss(process, objectives.velocity), target, prediction)
+
+    def test_score_loss(self, process):
+        _, sigma, _, _ = self.coefficients(process)
+        self.close(self.loss(process, objectives.score), -self.eps / sigma, -self.eps_hat(process) / sigma)
+
+    def test_truncated_snr_loss_is_the_larger_of_two(self, process):
+        both = torch.maximum(self.loss(process, objectives.uniform), self.loss(process, objectives.snr))
+        torch.testing.assert_close(self.loss(process, objectives.truncated_snr), both)
 
     @pytest.mark.parametrize("sigma_data", [0.5, 1.0])
     def test_edm_loss_is_the_loss_on_the_preconditioned_network(self, process, sigma_data):
@@ -157,6 +168,11 @@ def test_limits_of_the_parameters(process):
     torch.testing.assert_close(w.p2(k=0.7, gamma=1.6), ratio / (0.7 + ratio) ** 1.6)
     torch.testing.assert_close(w.sigmoid(bias=60.0), w.elbo())
     torch.testing.assert_close(w.sigmoid(bias=1.5), w.elbo() * torch.sigmoid(1.5 - ratio.log()))
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+def test_likelihood_weight_is_that_of_the_elbo(process):
+    torch.testing.assert_close(objectives.likelihood(process, T), objectives.elbo(process, T), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=name)

@@ -9,7 +9,21 @@ import torch
 from processes import LINEAR_BETAS, PROCESSES, name
 
 from minidiff.noise import standard_normal
-from minidiff.process import EDM, VE, CosineVP, LinearVP, Process, RectifiedFlow, Shifted, SubVP, Tabulated, TrigFlow
+from minidiff.process import (
+    EDM,
+    VE,
+    CosineVP,
+    LinearVP,
+    Process,
+    RectifiedFlow,
+    Shifted,
+    SigmoidVP,
+    SNRShifted,
+    SubVP,
+    Tabulated,
+    TrigFlow,
+    zero_terminal,
+)
 
 F64 = torch.float64
 INF = math.inf
@@ -317,3 +331,67 @@ def test_one_generator_a_sample_makes_rows_independent_of_the_batch():
     assert standard_normal((2, 3), generators(2), device="meta").device.type == "meta"  # drawn on the CPU, then moved
     with pytest.raises(ValueError, match="got 2 generators for a batch of 3"):
         standard_normal((3, 3), generators(2))
+
+
+@pytest.mark.parametrize(("start", "end", "tau"), [(-3.0, 3.0, 1.0), (0.0, 3.0, 0.3), (-2.0, 1.0, 1.1)])
+def test_sigmoid_schedule_is_the_published_one_up_to_its_floor(start, end, tau):
+    """γ(t) = (s(end/τ) − s((t (end − start) + start)/τ))/(s(end/τ) − s(start/τ)) (Chen 2023, algorithm 1)."""
+    process, t = SigmoidVP(start, end, tau), torch.linspace(0, 1, 101, dtype=F64)
+    first, final = torch.sigmoid(torch.tensor([start / tau, end / tau], dtype=F64))
+    published = (final - torch.sigmoid((t * (end - start) + start) / tau)) / (final - first)
+    torch.testing.assert_close(process.alpha(t) ** 2, 1e-9 + (1 - 1e-9) * published, rtol=1e-9, atol=1e-15)
+    assert float(process.sigma(t[0])) == 0.0 and float(process.alpha(t[-1])) ** 2 == pytest.approx(1e-9)
+
+
+def test_sigmoid_schedule_becomes_a_straight_line_for_large_tau():
+    t = torch.linspace(0, 1, 11, dtype=F64)
+    torch.testing.assert_close(SigmoidVP(tau=1e3).alpha(t) ** 2, 1e-9 + (1 - 1e-9) * (1 - t), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("inner", [LinearVP(), CosineVP(), RectifiedFlow(), VE()], ids=name)
+def test_shifting_the_snr_divides_it_by_k_squared(inner, k):
+    t, shifted = inside(100), SNRShifted(inner, k)
+    ratio = (inner.alpha(t) / inner.sigma(t)) ** 2 / (shifted.alpha(t) / shifted.sigma(t)) ** 2
+    torch.testing.assert_close(ratio, torch.full_like(t, k**2))
+    torch.testing.assert_close(shifted.alpha(t) ** 2 + shifted.sigma(t) ** 2, torch.ones_like(t))
+
+
+def test_on_the_straight_line_a_shifted_clock_is_a_shifted_snr():
+    """Shifted(RectifiedFlow, k) has SNR/k² at every t (Esser et al. 2024, section 5.3.2), so its λ is that of both."""
+    t = inside(100)
+    clock, ratio = Shifted(RectifiedFlow(), 3.0), SNRShifted(RectifiedFlow(), 3.0)
+    torch.testing.assert_close(clock.lam(t), ratio.lam(t), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("betas", [LINEAR_BETAS, (0.5, 0.5), (0.1, 0.2, 0.3, 0.4)])
+def test_zero_terminal_rescaling_is_affine_in_alpha(betas):
+    before = (1 - torch.tensor(betas, dtype=F64)).cumprod(0).sqrt()
+    after = (1 - torch.tensor(zero_terminal(betas), dtype=F64)).cumprod(0).sqrt()
+    torch.testing.assert_close(after, before[0] * (before - before[-1]) / (before[0] - before[-1]), rtol=1e-7, atol=0)
+    assert zero_terminal(betas)[0] == betas[0] and zero_terminal(betas)[-1] == 1.0
+    assert float(Tabulated(zero_terminal(betas)).alpha(torch.ones((), dtype=F64))) == 0.0
+    assert zero_terminal(zero_terminal(betas)) == pytest.approx(zero_terminal(betas), rel=1e-9)
+
+
+def test_zero_terminal_rescaling_is_that_of_diffusers():
+    diffusers = pytest.importorskip("diffusers.schedulers.scheduling_ddim")
+    theirs = diffusers.rescale_zero_terminal_snr(torch.tensor(LINEAR_BETAS, dtype=F64))
+    torch.testing.assert_close(torch.tensor(zero_terminal(LINEAR_BETAS), dtype=F64), theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda: SigmoidVP(start=3.0, end=3.0), ValueError, "start must be below end, got 3.0 and 3.0"),
+        (lambda: SigmoidVP(tau=0.0), ValueError, "tau must be a finite number"),
+        (lambda: SigmoidVP(floor=0.0), ValueError, "floor must be a finite number"),
+        (lambda: SNRShifted(LinearVP(), -1.0), ValueError, "k must be a finite number"),
+        (lambda: zero_terminal([0.1, 0.2]), TypeError, "betas must be a tuple of floats, got list"),
+        (lambda: zero_terminal((0.1,)), ValueError, "at least two steps, got 1"),
+        (lambda: zero_terminal((0.1, 1.5)), ValueError, "beta_2 must be a finite number"),
+    ],
+)
+def test_bad_schedules_are_named(build, error, message):
+    with pytest.raises(error, match=message):
+        build()

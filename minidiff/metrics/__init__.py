@@ -5,6 +5,7 @@ from minidiff.metrics.frechet import Floor, frechet_distance, frechet_extrapolat
 from minidiff.metrics.judged import BoundedScore, class_accuracy, inception_score
 from minidiff.metrics.neighbours import PrecisionRecall, copy_rate, nearest_distance, precision_recall
 from minidiff.metrics.samples import Estimate
+from minidiff.metrics.straightness import straightness
 from minidiff.metrics.two_sample import mmd, sliced_wasserstein
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "nearest_distance",
     "precision_recall",
     "sliced_wasserstein",
+    "straightness",
 ]

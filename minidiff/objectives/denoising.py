@@ -49,6 +49,20 @@ def velocity(process: Process, t: Tensor) -> Tensor:
     return (alpha_rate - process.alpha(t) * sigma_rate / process.sigma(t)).square()
 
 
+def score(process: Process, t: Tensor) -> Tensor:
+    """The plain loss on the score, |s − ŝ|² with s = −ε/σ: w = α²/σ⁴."""
+    return (process.alpha(t) / process.sigma(t).square()).square()
+
+
+def likelihood(process: Process, t: Tensor) -> Tensor:
+    """Maximum-likelihood training of score models, ½ g² |s − ŝ|² (Song et al. 2021, ScoreFlow, eq. 7): w = ½ g² α²/σ⁴.
+
+    Since g² = −2σ²λ′ it is `elbo` written in the terms of the SDE.
+    """
+    value = process.g2(t) / 2 * score(process, t)
+    return torch.where(value.isnan(), elbo(process, t), value)  # 0 · ∞ at an end, where elbo has the limit
+
+
 def elbo(process: Process, t: Tensor) -> Tensor:
     """The continuous-time variational bound (Kingma et al. 2021, eq. 11): w = −½ dSNR/dt = α (ασ′ − σα′)/σ³.
 
@@ -68,6 +82,11 @@ def sigmoid(process: Process, t: Tensor, *, bias: float = 0.0) -> Tensor:
     alpha, sigma = process.alpha(t), process.sigma(t)
     alpha_rate, sigma_rate = process.rates(t)
     return alpha * (alpha * sigma_rate - sigma * alpha_rate) / (sigma * (sigma**2 + alpha**2 * math.exp(-bias)))
+
+
+def truncated_snr(process: Process, t: Tensor) -> Tensor:
+    """w = max(SNR, 1), the larger of the losses on x_0 and on ε (Salimans & Ho 2022, section 4)."""
+    return snr(process, t).clamp(min=1)
 
 
 def min_snr(process: Process, t: Tensor, *, gamma: float = 5.0) -> Tensor:

@@ -3,8 +3,8 @@
 from minidiff.process.base import Process, VarianceExploding, VariancePreserving
 from minidiff.process.exploding import EDM, VE
 from minidiff.process.flow import RectifiedFlow, Shifted, TrigFlow
-from minidiff.process.preserving import CosineVP, LinearVP, SubVP
-from minidiff.process.tabulated import Tabulated
+from minidiff.process.preserving import CosineVP, LinearVP, SigmoidVP, SNRShifted, SubVP
+from minidiff.process.tabulated import Tabulated, zero_terminal
 
 __all__ = [
     "EDM",
@@ -13,10 +13,13 @@ __all__ = [
     "LinearVP",
     "Process",
     "RectifiedFlow",
+    "SNRShifted",
     "Shifted",
+    "SigmoidVP",
     "SubVP",
     "Tabulated",
     "TrigFlow",
     "VarianceExploding",
     "VariancePreserving",
+    "zero_terminal",
 ]

@@ -1,4 +1,4 @@
-"""Variance-preserving processes with a formula, and sub-VP, which shares their α."""
+"""Variance-preserving processes with a formula, and sub-VP, which shares the α of the linear one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.process.base import VariancePreserving
+from minidiff.process.base import Process, VariancePreserving
 
 
 @dataclass(frozen=True)
@@ -120,3 +120,94 @@ class CosineVP(VariancePreserving):
         scaled = (2 * lam).sigmoid().sqrt() * math.sin(self._a)
         complement = (-2 * lam).sigmoid() + (2 * lam).sigmoid() * math.cos(self._a) ** 2
         return 1 - torch.atan2(scaled, complement.sqrt()) / self._a
+
+
+@dataclass(frozen=True)
+class SigmoidVP(VariancePreserving):
+    """α² falls like a logistic curve: α² = floor + (1 − floor) (s(b) − s(u))/(s(b) − s(a)), s the sigmoid.
+
+    Here a = start/τ, b = end/τ and u = a + t (b − a) (Jabri et al. 2023; Chen 2023, algorithm 1). They clip α² at 1e-9;
+    the floor does the same smoothly: α_1² = floor, and everything is finite at t = 1. A larger τ makes α² straighter.
+    Raises ValueError unless start < end, τ > 0 and 0 < floor < 1.
+    """
+
+    start: float = -3.0
+    end: float = 3.0
+    tau: float = 1.0
+    floor: float = 1e-9
+
+    def __post_init__(self) -> None:
+        """Check the piece of the sigmoid."""
+        arguments.real("start", self.start)
+        arguments.real("end", self.end)
+        arguments.real("tau", self.tau, 1e-6)
+        arguments.real("floor", self.floor, 1e-15, 1 - 1e-3)
+        if self.start >= self.end:
+            raise ValueError(f"start must be below end, got {self.start} and {self.end}")
+        super().__post_init__()
+
+    def _share(self, t: Tensor, mirrored: bool) -> Tensor:
+        """(s(b) − s(u))/(s(b) − s(a)), or one minus it, by s(p) − s(q) = sinh((p − q)/2)/(2 cosh(p/2) cosh(q/2))."""
+        a, b = self.start / self.tau, self.end / self.tau
+        length, other = (t, b) if mirrored else (1 - t, a)
+        scale = math.cosh(other / 2) / math.sinh((b - a) / 2)
+        return scale * torch.sinh(length * (b - a) / 2) / torch.cosh((a + t * (b - a)) / 2)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """√(floor + (1 − floor) (s(b) − s(u))/(s(b) − s(a)))."""
+        return (self.floor + (1 - self.floor) * self._share(t, mirrored=False)).sqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """√((1 − floor) (s(u) − s(a))/(s(b) − s(a)))."""
+        return ((1 - self.floor) * self._share(t, mirrored=True)).sqrt()
+
+    def alpha_rate(self, t: Tensor) -> Tensor:
+        """−(1 − floor) (b − a) s′(u) / (2 α (s(b) − s(a)))."""
+        a, b = self.start / self.tau, self.end / self.tau
+        whole = math.sinh((b - a) / 2) / (2 * math.cosh(a / 2) * math.cosh(b / 2))
+        slope = (b - a) / (4 * torch.cosh((a + t * (b - a)) / 2) ** 2)
+        return -(1 - self.floor) * slope / (2 * whole * self.alpha(t))
+
+
+@dataclass(frozen=True)
+class SNRShifted(VariancePreserving):
+    """Another process with its signal-to-noise ratio divided by k² at every t, made variance-preserving.
+
+    α = α_p/√(α_p² + k² σ_p²) and σ = k σ_p/√(α_p² + k² σ_p²), so that λ = λ_p − log k. With k = d/64 this is
+    the schedule for d × d pixels that keeps the noise of a picture averaged down to 64 × 64 (Hoogeboom et al. 2023,
+    section 2.1). Raises ValueError unless k > 0.
+    """
+
+    process: Process
+    k: float
+
+    def __post_init__(self) -> None:
+        """Check the shift."""
+        arguments.real("k", self.k, 1e-6)
+        super().__post_init__()
+
+    def _scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.process.alpha(t), self.k * self.process.sigma(t)
+        length = (alpha**2 + sigma**2).sqrt()
+        return alpha / length, sigma / length
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """α_p/√(α_p² + k² σ_p²)."""
+        return self._scales(t)[0]
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """k σ_p/√(α_p² + k² σ_p²)."""
+        return self._scales(t)[1]
+
+    def alpha_rate(self, t: Tensor) -> Tensor:
+        """k² (σ_p² α_p′ − α_p σ_p σ_p′)/(α_p² + k² σ_p²)^{3/2}, the derivative of the quotient."""
+        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        alpha_rate, sigma_rate = self.process.rates(t)
+        # σ_p σ_p′ = ½ g² + f σ_p² is finite where σ ~ √t at the data, though σ_p′ is not.
+        product = torch.where(sigma_rate.isinf(), self.process.g2(t) / 2, sigma * sigma_rate)
+        length = (alpha**2 + self.k**2 * sigma**2).sqrt()
+        return self.k**2 * (sigma**2 * alpha_rate - alpha * product) / length**3
+
+    def time(self, lam: Tensor) -> Tensor:
+        """The time of the other process at λ + log k."""
+        return self.process.time(lam + math.log(self.k))

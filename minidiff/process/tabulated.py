@@ -1,4 +1,4 @@
-"""The discrete chain of DDPM as a continuous process that agrees with it at every step."""
+"""The discrete chain of DDPM as a continuous process that agrees with it at every step, and its repair at the end."""
 
 from __future__ import annotations
 
@@ -83,3 +83,23 @@ class Tabulated(VariancePreserving):
         """The derivative of the spline."""
         c, z = self._interval(t)
         return -(c[..., 1] + z * (2 * c[..., 2] + 3 * z * c[..., 3])) * len(self.betas)
+
+
+def zero_terminal(betas: tuple[float, ...]) -> tuple[float, ...]:
+    """The β of the chain whose α_k = √ᾱ_k is moved and stretched so that it ends at 0 (Lin et al. 2024, algorithm 1).
+
+    α_k → α_1 (α_k − α_T)/(α_1 − α_T), affine in α: the first step stays, the last has no signal, β_T = 1. Raises
+    TypeError unless betas is a tuple of numbers, ValueError for fewer than two or for values outside (0, 1].
+    """
+    if not isinstance(betas, tuple):
+        raise TypeError(f"betas must be a tuple of floats, got {type(betas).__name__}")
+    if len(betas) < 2:
+        raise ValueError(f"betas must hold at least two steps, got {len(betas)}")
+    for k, beta in enumerate(betas, start=1):
+        arguments.real(f"beta_{k}", beta, 1e-15, 1.0)
+    log_alpha = torch.log1p(-torch.tensor(betas, dtype=torch.float64)).cumsum(0) / 2
+    # α_k − α_T = −α_k expm1(ln α_T − ln α_k) keeps its digits where neighbours are close; the constant drops out of β.
+    before = log_alpha[:-1]
+    above_end = -before.exp() * torch.expm1(log_alpha[-1] - before)
+    later = 1 - (above_end[1:] / above_end[:-1]).square()
+    return (betas[0], *later.tolist(), 1.0)

@@ -8,15 +8,18 @@ grad mode alone; `sample` runs without gradients.
 
 from minidiff.samplers.default import sample
 from minidiff.samplers.exponential import exponential
+from minidiff.samplers.langevin import annealed_langevin, langevin
 from minidiff.samplers.posterior import ancestral, ddim
 from minidiff.samplers.published import deis, dpmpp_2m, dpmpp_3m, pndm, unipc
 from minidiff.samplers.runge_kutta import euler, heun
 from minidiff.samplers.singlestep import dpm_solver, dpmpp_2s
 from minidiff.samplers.state import State, last, path
+from minidiff.samplers.stochastic import euler_maruyama
 
 __all__ = [
     "State",
     "ancestral",
+    "annealed_langevin",
     "ddim",
     "deis",
     "dpm_solver",
@@ -24,8 +27,10 @@ __all__ = [
     "dpmpp_2s",
     "dpmpp_3m",
     "euler",
+    "euler_maruyama",
     "exponential",
     "heun",
+    "langevin",
     "last",
     "path",
     "pndm",

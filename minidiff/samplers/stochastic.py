@@ -1,0 +1,71 @@
+"""The reverse SDE and its family: one drift for every amount of noise, and the Euler–Maruyama method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from minidiff import arguments
+from minidiff.denoiser import DenoiserLike
+from minidiff.noise import Generators, standard_normal
+from minidiff.samplers.state import Grid, State, begin, combine, refuse_coupled, scalars
+
+
+def euler_maruyama(
+    D: DenoiserLike, x: Tensor, times: Tensor, *, tau: float = 1.0, generator: Generators = None
+) -> Iterator[State]:
+    """Euler–Maruyama on the family dx = [f x − (1 + τ²)/2 g² ∇log p_t(x)] dt + τ g dW̄, run backwards in time.
+
+    τ = 1 is the reverse SDE (Anderson 1982; Song et al. 2021, eq. 6), τ = 0 the probability-flow ODE, and every τ ≥ 0
+    has the same marginals in continuous time (not in finitely many steps). In x̂_0 the drift reads
+    (σ′/σ − τ² λ′) x + (1 + τ²) α λ′ x̂_0, and g² = −2 σ² λ′: a step from s to t < s is
+    x_t = x_s − (s − t) drift(x_s, s) + τ g_s √(s − t) z. Weak order 1; one call of D a step. As in `ancestral`, no
+    noise is added in a step that ends at σ_t = 0.
+
+    x: (B, *D) at times[0]; times: float64 (n + 1,). Raises what `begin` raises, and ValueError for τ < 0, for τ > 0
+    with a coupled denoiser, and for τ > 0 from a time with α = 0, where g² is infinite.
+    """
+    arguments.real("tau", tau, 0.0)
+    if tau > 0:
+        refuse_coupled(D, "euler_maruyama with tau > 0")
+    grid = begin(D, x, times)
+    if tau > 0 and grid.alpha[0] == 0:
+        raise ValueError(f"the noise τ g is infinite where α = 0: start below t = {float(times[0])}, or set tau=0")
+    return _steps(D, x, grid, _coefficients(D, grid, tau), tau, generator)
+
+
+def _coefficients(D: DenoiserLike, grid: Grid, tau: float) -> list[tuple[float, float, float]]:
+    """(a, b, c) of each step x_t = a x_s + b x̂_0 + c z."""
+    starts = torch.stack(grid.times[:-1])
+    alpha_rate, sigma_rate = (rate.tolist() for rate in D.process.rates(starts))
+    steps = []
+    for i in grid.steps:
+        h = float(grid.times[i] - grid.times[i + 1])
+        relative = sigma_rate[i] / grid.sigma[i]  # σ′/σ
+        pull = alpha_rate[i] - grid.alpha[i] * relative  # α λ′, finite at α = 0
+        # λ′ < 0; at α = 0 it is −∞, and then τ = 0.
+        lam_rate = pull / grid.alpha[i] if tau else 0.0
+        noise = tau * grid.sigma[i] * math.sqrt(-2 * lam_rate * h) if grid.sigma[i + 1] > 0 else 0.0
+        steps.append((1 - h * (relative - tau**2 * lam_rate), -h * (1 + tau**2) * pull, noise))
+    return steps
+
+
+def _steps(
+    D: DenoiserLike,
+    x: Tensor,
+    grid: Grid,
+    steps: list[tuple[float, float, float]],
+    tau: float,
+    generator: Generators,
+) -> Iterator[State]:
+    yield State(grid.times[0], x, None)
+    scale = scalars([a for a, _, _ in steps], x)
+    for s, t, a, (_, b, c) in zip(grid.times, grid.times[1:], scale, steps, strict=False):
+        x0 = D(x, s)
+        x = combine(a, x, (b,), (x0,))
+        if c:
+            x.add_(standard_normal(x.shape, generator, x.dtype, x.device), alpha=c)
+        yield State(t, x, x0)

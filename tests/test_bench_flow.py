@@ -1,0 +1,103 @@
+"""The benchmark behind the flow-matching chapter, at a size that takes seconds."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from minidiff import data, times, zoo
+from minidiff.bench import flow
+from minidiff.denoiser import Denoiser
+from minidiff.process import RectifiedFlow
+
+
+class Line(nn.Module):
+    """û = g x with one parameter: a network that costs nothing."""
+
+    def __init__(self, classes=None):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x, t, y=None):
+        return self.gain * x
+
+
+class Judge(nn.Module):
+    """Features and logits that are the first ten pixels."""
+
+    def features(self, x):
+        return x.flatten(1)[:, 20:30]
+
+    forward = features
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A checkout with an empty book/results, seventy digits and a trivial network."""
+    (tmp_path / "book" / "results").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    settings = {"TIMES_STEPS": 4, "PAIRS": 60, "REFLOW_STEPS": 4, "STEPS": (1, 3), "SEEDS": (0, 1), "CALLS": 3}
+    for name, value in settings.items():
+        monkeypatch.setattr(flow, name, value)
+    images, labels = data.digits("all")
+    monkeypatch.setattr(data, "digits", lambda split: (images[:140], labels[:140]))
+    monkeypatch.setattr(flow, "UNet", Line)
+    models = {"digits-unet": lambda: Denoiser(Line(), RectifiedFlow(), "velocity", 0.5), "digits-classifier": Judge}
+    monkeypatch.setattr(zoo, "load", lambda name: models[name]())
+    return tmp_path
+
+
+def stored(folder, name):
+    return json.loads((folder / "book" / "results" / f"{name}.json").read_text())["data"]
+
+
+def test_times_are_stored_and_resumed(small, monkeypatch):
+    flow.main(["times"])
+    table = stored(small, "flow-times")["table"]
+    assert [(row["density"], row["seed"]) for row in table] == [
+        (density, seed) for density in ("uniform", "logit-normal") for seed in (0, 1)
+    ]
+    assert all(len(row["held_out"]) == len(row["levels"]) == 19 for row in table)
+    monkeypatch.setattr(flow, "times_row", None)  # nothing is trained again
+    flow.main(["times"])
+    assert stored(small, "flow-times")["table"] == table
+
+
+def test_reflow_is_stored(small):
+    flow.main(["reflow"])
+    kept = stored(small, "flow-reflow")
+    for who in ("teacher", "student"):
+        assert [row["steps"] for row in kept[who]["steps"]] == [1, 3]
+        assert kept[who]["straightness"] >= 0 and kept[who]["cost"] > 0
+    assert kept["independent_cost"] > 0
+
+
+def test_held_out_loss_is_that_of_the_noise(small):
+    """û = g x: ε̂ = x + (1 − t) û, written out."""
+    D = Denoiser(Line(), RectifiedFlow(), "velocity")
+    images, _ = data.digits("test")
+    eps, t = flow.noise(images.shape, 0), torch.tensor(0.3, dtype=torch.float64)
+    x = 0.7 * images + 0.3 * eps
+    expected = float((eps - x - 0.7 * 0.5 * x).square().mean())
+    assert flow.held_out(D, t[None])[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_pairs_are_the_teachers_flow(small):
+    """û = g x has the flow x_0 = e^{−g} ε."""
+    teacher = Denoiser(Line(), RectifiedFlow(), "velocity", 0.5)
+    x0, eps, y = flow.pairs(teacher)
+    assert len(x0) == len(eps) == len(y) == 60
+    torch.testing.assert_close(x0, eps * torch.tensor(-0.5).exp(), rtol=0.02, atol=0.02)
+
+
+def test_student_starts_from_the_teacher_and_is_coupled(small):
+    teacher = Denoiser(Line(), RectifiedFlow(), "velocity", 0.5)
+    D = flow.student(teacher, *flow.pairs(teacher))
+    assert D.coupled and D.process == teacher.process
+    assert times.uniform(2).dtype == torch.float64
+
+
+def test_unknown_stage(small):
+    with pytest.raises(ValueError, match="stages are"):
+        flow.main(["flows"])
