@@ -14,7 +14,7 @@ from minidiff.samplers.published import deis, dpmpp_2m, dpmpp_3m, pndm, unipc
 from minidiff.samplers.runge_kutta import euler, heun
 from minidiff.samplers.singlestep import dpm_solver, dpmpp_2s
 from minidiff.samplers.state import State, last, path
-from minidiff.samplers.stochastic import euler_maruyama
+from minidiff.samplers.stochastic import euler_maruyama, sa_solver
 
 __all__ = [
     "State",
@@ -34,6 +34,7 @@ __all__ = [
     "last",
     "path",
     "pndm",
+    "sa_solver",
     "sample",
     "unipc",
 ]

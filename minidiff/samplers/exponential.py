@@ -49,16 +49,21 @@ def coordinate(variable: Variable, process: Process, sigma_data: float) -> Coord
 
 
 def integral_weights(
-    lam_s: float, lam_t: float, nodes: list[float], of_lam: Coordinate = lambda lam: lam, quantity: Quantity = "x0"
+    lam_s: float,
+    lam_t: float,
+    nodes: list[float],
+    of_lam: Coordinate = lambda lam: lam,
+    quantity: Quantity = "x0",
+    rate: float = 1.0,
 ) -> tuple[float, ...]:
-    """w_j = ∫_{λ_s}^{λ_t} k(λ) ℓ_j dλ with k = e^{λ−λ_t} for D and −e^{−λ} for ε̂; one weight a node.
+    """w_j = ∫_{λ_s}^{λ_t} k(λ) ℓ_j dλ with k = κ e^{κ(λ−λ_t)}, κ = rate, for D and −e^{−λ} for ε̂; one weight a node.
 
     nodes are values of λ and ℓ_j is the Lagrange basis on them, polynomial in of_lam(λ). Gauss–Legendre quadrature on
     panels of length at most 1 in λ, so that no difference of large terms cancels in short steps. For D, λ_s may be −∞,
     and λ_t = +∞ (σ = 0) gives the value ℓ_j there.
     """
     if len(nodes) == 1:
-        return (-math.expm1(lam_s - lam_t) if quantity == "x0" else math.exp(-lam_t) - math.exp(-lam_s),)
+        return (-math.expm1(rate * (lam_s - lam_t)) if quantity == "x0" else math.exp(-lam_t) - math.exp(-lam_s),)
     at_nodes = of_lam(torch.tensor(nodes, dtype=torch.float64)).tolist()
     if quantity == "x0" and lam_t == math.inf:
         points, measure = torch.tensor([math.inf], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
@@ -68,7 +73,7 @@ def integral_weights(
         unit, weights = _gauss_legendre()
         z = ((torch.arange(panels, dtype=torch.float64)[:, None] + unit) / panels).flatten() * length
         points = lam_t - length + z if quantity == "x0" else lam_s + z
-        kernel = (z - length).exp() if quantity == "x0" else -(-points).exp()
+        kernel = rate * (rate * (z - length)).exp() if quantity == "x0" else -(-points).exp()
         measure = kernel * weights.repeat(panels) * (length / panels)
     u = of_lam(points)
     basis = []
@@ -129,33 +134,38 @@ def solve(
 ) -> Iterator[State]:
     """`exponential` on a grid and with arguments known to be good; without collocation the order ramps up."""
     of_lam = coordinate(variable, D.process, D.sigma_data)
-    return run(D, x, grid, _plan(grid, order, variable, of_lam, quantity, corrector, collocate))
+    start = 1 if math.isinf(grid.lam[0]) and variable in ("lam", "r") else 0
+    made = exact_plan(grid, order, variable, of_lam, quantity, corrector, start)
+    return run(D, x, grid, collocated(made, grid, order, of_lam, start) if collocate else made)
 
 
-def _plan(
-    grid: Grid, order: int, variable: Variable, of_lam: Coordinate, quantity: Quantity, corrector: bool, collocate: bool
+def exact_plan(
+    grid: Grid,
+    order: int,
+    variable: Variable,
+    of_lam: Coordinate,
+    quantity: Quantity,
+    corrector: bool,
+    start: int = 0,
+    rate: float = 1.0,
 ) -> Plan:
-    lam = grid.lam
-    infinite_start = math.isinf(lam[0]) and variable in ("lam", "r")
-    start = 1 if infinite_start else 0
+    """Exact weights on the last `order` nodes from node `start` on, and on the new one too with a corrector."""
 
     def weights(s: int, t: int, nodes: list[int]) -> tuple[float, ...]:
-        return tuple(
-            grid.alpha[t] * w for w in integral_weights(lam[s], lam[t], [lam[n] for n in nodes], of_lam, quantity)
-        )
+        exact = integral_weights(grid.lam[s], grid.lam[t], [grid.lam[n] for n in nodes], of_lam, quantity, rate)
+        return tuple(grid.alpha[t] * w for w in exact)
 
     def nodes(i: int) -> list[int]:
-        if variable == "lam" and lam[i + 1] == math.inf:
+        if variable == "lam" and grid.lam[i + 1] == math.inf:
             return [i]  # a polynomial in λ cannot be integrated to λ = ∞: the last step is of first order
         return list(range(i, max(start, i - order + 1) - 1, -1)) or [i]
 
-    made = plan(
+    return plan(
         grid,
         lambda grid, i: weights(i, i + 1, nodes(i)),
         (lambda grid, i: weights(i, i + 1, [i + 1, *nodes(i)]) if i >= start else ()) if corrector else None,
         quantity,
     )
-    return collocated(made, grid, order, of_lam, start) if collocate else made
 
 
 def collocated(plan: Plan, grid: Grid, order: int, of_lam: Coordinate = lambda lam: lam, start: int = 0) -> Plan:

@@ -1,7 +1,7 @@
-"""One loop for every multistep method: x_t = scale · x_s + Σ_j w_j q_j over the last values of a quantity q.
+"""One loop for every multistep method: x_t = scale · x_s + Σ_j w_j q_j + c z over the last values of a quantity q.
 
-A method is its quantity (q = x̂_0 or ε̂) and the rule for its weights; see `exponential` for exact weights and
-`published` for those of the literature.
+A method is its quantity (q = x̂_0 or ε̂), the rule for its weights, and the noise c if it is stochastic: `exponential` has
+exact weights, `published` those of the literature.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal
 from torch import Tensor
 
 from minidiff.denoiser import DenoiserLike
+from minidiff.noise import Generators, standard_normal
 from minidiff.samplers.state import Grid, State, add, combine, scalars
 
 Quantity = Literal["x0", "eps"]
@@ -24,8 +25,10 @@ class Plan:
     """Everything a run needs: floats only. Step i goes from node i to node i + 1; weights are newest node first."""
 
     quantity: Quantity
+    scale: list[float]
     predictor: list[tuple[float, ...]]
     corrector: list[tuple[float, ...]]  # the change of the weights by the new value of q, itself first; () is none
+    noise: list[float] = field(default_factory=list)  # none for a deterministic method
     start: int = 0  # the first node inside the polynomials
     collocation: list[tuple[float, tuple[float, ...], tuple[float, ...]]] = field(default_factory=list)
     # per start-up node: scale, hold, weights
@@ -59,13 +62,13 @@ def plan(grid: Grid, predictor: Rule, corrector: Rule | None = None, quantity: Q
     for i, old in enumerate(weights):
         new = corrector(grid, i) if corrector and i + 1 < len(weights) else ()
         changes.append(tuple(a - b for a, b in zip(new, (0.0, *old), strict=True)) if new else ())
-    return Plan(quantity, weights, changes)
+    return Plan(quantity, [transfer(grid, i, i + 1, quantity) for i in grid.steps], weights, changes)
 
 
-def run(D: DenoiserLike, x: Tensor, grid: Grid, plan: Plan) -> Iterator[State]:
+def run(D: DenoiserLike, x: Tensor, grid: Grid, plan: Plan, generator: Generators = None) -> Iterator[State]:
     """The states of a multistep method. One call of D a step, and one more for each value of a collocated start."""
     times, steps = grid.times, len(grid.times) - 1
-    scale = scalars([transfer(grid, i, i + 1, plan.quantity) for i in grid.steps], x)
+    scale = scalars(plan.scale, x)
     of_x0 = quantity_of(grid, x, plan.quantity)
     keep = max(map(len, plan.predictor))
     yield State(times[0], x, None)
@@ -91,6 +94,8 @@ def run(D: DenoiserLike, x: Tensor, grid: Grid, plan: Plan) -> Iterator[State]:
             yield State(times[i], x, before)
         history = (value, *history)[:keep]
         x, correction = combine(scale[i], x, plan.predictor[i], history), plan.corrector[i]
+        if plan.noise and plan.noise[i]:  # the corrector, a change of x, keeps the noise of its step
+            x.add_(standard_normal(x.shape, generator, x.dtype, x.device), alpha=plan.noise[i])
         i += 1
         if not correction:
             yield State(times[i], x, x0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from minidiff import arguments
 from minidiff.denoiser import DenoiserLike
 from minidiff.noise import Generators, standard_normal
+from minidiff.samplers.exponential import exact_plan
+from minidiff.samplers.multistep import run
 from minidiff.samplers.state import Grid, State, begin, combine, refuse_coupled, scalars
 
 
@@ -35,6 +38,43 @@ def euler_maruyama(
     if tau > 0 and grid.alpha[0] == 0:
         raise ValueError(f"the noise τ g is infinite where α = 0: start below t = {float(times[0])}, or set tau=0")
     return _steps(D, x, grid, _coefficients(D, grid, tau), tau, generator)
+
+
+def sa_solver(
+    D: DenoiserLike,
+    x: Tensor,
+    times: Tensor,
+    *,
+    tau: float = 1.0,
+    order: int = 2,
+    corrector: bool = True,
+    generator: Generators = None,
+) -> Iterator[State]:
+    """SA-Solver (Xue et al. 2023, eq. 14 and 17): the family of τ, solved exactly for D a polynomial in λ.
+
+    With h = λ_t − λ_s: x_t = (σ_t/σ_s) e^{−τ²h} x_s + α_t Σ_j w_j D_j + σ_t √(1 − e^{−2τ²h}) z, where
+    w_j = ∫_{λ_s}^{λ_t} (1+τ²) e^{(1+τ²)(λ−λ_t)} ℓ_j dλ. τ = 0 is `exponential` with a ramped start; one value without a
+    corrector is `ddim` with η² = (1 − e^{−2τ²h})/(1 − e^{−2h}), and at τ = 1 `ancestral`. The corrector repeats each
+    step but the last with the new value of D and the same z. One call of D a step.
+
+    x: (B, *D) at times[0]; times: float64 (n + 1,). Raises what `begin` raises, and ValueError unless 1 ≤ order ≤ 4,
+    for τ < 0, and for τ > 0 with a coupled denoiser.
+    """
+    arguments.real("tau", tau, 0.0)
+    arguments.positive_integer("order", order)
+    if order > 4:
+        raise ValueError(f"order must be at most 4, got {order}")
+    if tau > 0:
+        refuse_coupled(D, "sa_solver with tau > 0")
+    grid = begin(D, x, times)
+    start = 1 if math.isinf(grid.lam[0]) else 0
+    made = exact_plan(grid, order, "lam", lambda lam: lam, "x0", corrector, start, rate=1 + tau**2)
+    scale, noise = [], []
+    for i in grid.steps:
+        decay = 2 * tau**2 * (grid.lam[i + 1] - grid.lam[i]) if tau else 0.0
+        scale.append(grid.sigma[i + 1] / grid.sigma[i] * math.exp(-decay / 2))
+        noise.append(grid.sigma[i + 1] * math.sqrt(-math.expm1(-decay)))
+    return run(D, x, grid, dataclasses.replace(made, scale=scale, noise=noise), generator)
 
 
 def _coefficients(D: DenoiserLike, grid: Grid, tau: float) -> list[tuple[float, float, float]]:
