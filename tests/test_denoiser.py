@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -257,6 +258,29 @@ def test_edm_is_finite_at_both_ends_and_equal_for_one_time_and_a_batch(process):
         torch.testing.assert_close(one, D(x, torch.full((2,), time, dtype=F64)), rtol=1e-12, atol=1e-14)
 
 
+def test_c_noise_is_minus_a_quarter_of_lambda_clamped_to_five():
+    """On σ = 1e-12…1e12 a quarter of ln σ runs from −6.9 to 6.9; one time and a batch of times are told the same."""
+    process = VE(1e-12, 1e12)
+    t = torch.linspace(0, 1, 41, dtype=F64)
+    expected = (process.sigma(t).log() / 4).clamp(-5, 5)
+    assert bool(((expected.abs() > 4.5) & (expected.abs() < 5)).any())
+    D = Denoiser(Constant(), process, "edm")
+    D(torch.zeros(41, 3, dtype=F64), t)
+    torch.testing.assert_close(D.net.seen[1], expected, rtol=1e-12, atol=1e-12)
+    for time, value in zip(t, expected, strict=True):
+        D(torch.zeros(2, 3, dtype=F64), time)
+        torch.testing.assert_close(D.net.seen[1], value, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("process", [LinearVP(), RectifiedFlow(), TrigFlow(0.5)], ids=name)
+def test_c_noise_is_the_log_of_the_noise_to_signal_ratio_over_four(process):
+    t = torch.linspace(0.02, 0.98, 9, dtype=F64)
+    expected = (process.sigma(t) / process.alpha(t)).log() / 4
+    D = Denoiser(Constant(), process, "edm", 0.5)
+    D(torch.zeros(9, 3, dtype=F64), t)
+    torch.testing.assert_close(D.net.seen[1], expected, rtol=1e-12, atol=1e-12)
+
+
 def test_the_network_clock_is_never_half_precision():
     D = Denoiser(Constant(), LinearVP(), "v")
     x = torch.zeros(2, 3, dtype=torch.bfloat16)
@@ -327,3 +351,7 @@ def test_given_binds_the_condition_and_forwards_the_attributes():
 def test_what_is_no_denoiser_is_named():
     with pytest.raises(TypeError, match="lacks process, sigma_data, coupled"):
         check_denoiser(lambda x, t: x)
+    with pytest.raises(TypeError, match="lacks process, sigma_data, coupled"):
+        predict(lambda x, t: x, torch.zeros(2, 3), torch.tensor(0.5), "eps")
+    with pytest.raises(TypeError, match="lacks a call"):
+        check_denoiser(SimpleNamespace(process=VE(), sigma_data=1.0, coupled=False))

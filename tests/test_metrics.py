@@ -244,7 +244,7 @@ def test_sliced_wasserstein_with_different_sizes_is_the_integral_over_quantiles(
     a, b = gaussian(6, 3, 0), gaussian(4, 3, 1)
     same = metrics.sliced_wasserstein(a.repeat_interleave(2, 0), b.repeat(3, 1))  # both 12: sorted differences
     assert metrics.sliced_wasserstein(a, b) == pytest.approx(same, rel=1e-12)
-    assert metrics.sliced_wasserstein(a, a.repeat(5, 1)) == 0
+    assert metrics.sliced_wasserstein(a, a.repeat(5, 1)) < 1e-12  # a projection is rounded by the shape of its matrix
     assert metrics.sliced_wasserstein(b, a) == pytest.approx(metrics.sliced_wasserstein(a, b), rel=1e-12)
 
 

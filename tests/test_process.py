@@ -97,6 +97,23 @@ def test_lam_outside_the_range_is_refused(process):
             process.time(torch.tensor(lam, dtype=F64))
 
 
+@every_process
+def test_lam_beyond_the_range_by_rounding_is_an_end_and_by_more_is_refused(process):
+    ends32 = process.time(process.lam(ends().float()))
+    torch.testing.assert_close(ends32, ends().float(), rtol=0, atol=2e-5)
+    for lam, outward in zip(process.lam_range, (-1, 1), strict=True):
+        if not math.isfinite(lam):
+            continue
+        end = 0.0 if outward > 0 else 1.0
+        for dtype, rounding, much in ((F64, 5e-10, 1e-7), (torch.float32, 5e-6, 1e-3)):
+            size = outward * (1 + abs(lam))
+            t = float(process.time(torch.tensor(lam + rounding * size, dtype=dtype)))
+            assert t == pytest.approx(end, abs=1e-12)
+            assert 0 <= t <= 1
+            with pytest.raises(ValueError, match="λ must lie in"):
+                process.time(torch.tensor(lam + much * size, dtype=dtype))
+
+
 ENDS = {  # α, σ, f, g² at t = 0 and 1: the limits, written out
     LinearVP(): ([1, math.exp(-5.025)], [0, math.sqrt(1 - math.exp(-10.05))], [-0.05, -10], [0.1, 20]),
     SubVP(): ([1, math.exp(-5.025)], [0, 1 - math.exp(-10.05)], [-0.05, -10], [0, 20 * (1 - math.exp(-20.1))]),
@@ -142,6 +159,15 @@ def test_closed_forms_from_the_papers():
     sigma = (80 ** (1 / 7) + (1 - t) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     torch.testing.assert_close(EDM().sigma(t), sigma)  # Karras et al. 2022, eq. 5, from t = 1 down
     torch.testing.assert_close(TrigFlow(0.5).sigma(t) ** 2 / 0.25 + TrigFlow(0.5).alpha(t) ** 2, torch.ones_like(t))
+
+
+@pytest.mark.parametrize("s", [0.0, 0.008, 0.2])
+def test_sigma_of_the_cosine_keeps_its_digits_at_the_data(s):
+    """α = cos(at) − cot(a) sin(at), so σ² = (1 − cot² a) sin²(at) + cot(a) sin(2at): a sum, whatever t."""
+    t, a = torch.logspace(-12, -0.5, 60, dtype=F64), math.pi / (2 * (1 + s))
+    cot = math.cos(a) / math.sin(a) if s else 0.0
+    sigma2 = (1 - cot**2) * torch.sin(a * t) ** 2 + cot * torch.sin(2 * a * t)
+    torch.testing.assert_close(CosineVP(s).sigma(t), sigma2.sqrt(), rtol=1e-12 if s else 1e-3, atol=0)
 
 
 def test_shift_multiplies_the_noise_to_signal_ratio_and_is_undone_by_its_inverse():
@@ -197,6 +223,29 @@ def test_a_subclass_needs_only_alpha_and_sigma():
     for value in (process.f(ends()), process.g2(ends()), *process.rates(ends())):
         assert not value.isnan().any()
     assert float(process.g2(ends())[0]) == pytest.approx(1, rel=1e-6)  # 0/0 as written; the limit is 1
+
+
+def test_infinite_rates_of_a_subclass_are_infinite():
+    alpha_rate, sigma_rate = Sigmoid().rates(ends())
+    assert (float(alpha_rate[0]), float(alpha_rate[1])) == (-0.5, -INF)
+    assert (float(sigma_rate[0]), float(sigma_rate[1])) == (INF, 0.5)
+
+
+class Disguised(Process):
+    """The straight line with t written as √t², whose derivative is 0/0 at t = 0 for automatic differentiation."""
+
+    def alpha(self, t):
+        return 1 - (t**2).sqrt()
+
+    def sigma(self, t):
+        return (t**2).sqrt()
+
+
+def test_a_rate_that_is_zero_over_zero_as_written_is_its_limit():
+    t, line = torch.tensor([0.0, 1e-9, 0.3, 1.0], dtype=F64), RectifiedFlow()
+    for ours, truth in zip(Disguised().rates(t), line.rates(t), strict=True):
+        torch.testing.assert_close(ours, truth)
+    torch.testing.assert_close(Disguised().f(t), line.f(t))
 
 
 def test_lam_that_does_not_decrease_is_refused():
@@ -319,6 +368,14 @@ def test_prior_has_the_second_moment_of_the_marginal_at_one(process):
     expected = float(process.alpha(one)) ** 2 + float(process.sigma(one)) ** 2
     x = process.prior((5000, 2), torch.Generator().manual_seed(0), dtype=F64)
     assert abs(float(x.var()) / expected - 1) < 4 * math.sqrt(2 / 10_000)
+
+
+@pytest.mark.parametrize("process", [VE(0.01, 2.0), LinearVP(0.1, 1.0), RectifiedFlow()], ids=name)
+def test_prior_is_standard_noise_times_the_root_of_the_second_moment(process):
+    one = torch.ones((), dtype=F64)
+    z = standard_normal((7, 2), torch.Generator().manual_seed(4), dtype=F64)
+    scale = (process.alpha(one) ** 2 + process.sigma(one) ** 2).sqrt()
+    torch.testing.assert_close(process.prior((7, 2), torch.Generator().manual_seed(4), dtype=F64), scale * z)
 
 
 def test_one_generator_a_sample_makes_rows_independent_of_the_batch():

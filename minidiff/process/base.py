@@ -41,17 +41,19 @@ def in_float64(formula: Formula) -> Formula:
 def inverse_of_lam(formula: Formula) -> Formula:
     """The method `time`, with λ checked against the range of the process and t clamped to [0, 1]."""
 
+    clamped = in_float64(lambda self, lam: formula(self, lam.clamp(*self.lam_range)).clamp(0, 1))
+
     @functools.wraps(formula)
     def checked(self: Process, lam: Tensor) -> Tensor:
         low, high = self.lam_range
-        slack = 1e-9 if lam.dtype == torch.float64 else 1e-5
+        slack = 1e-9 if lam.dtype == torch.float64 else 1e-5  # λ in float32 is rounded, also at the ends
         inside = (lam >= low - slack * (1 + abs(low))) & (lam <= high + slack * (1 + abs(high)))
         if not bool(inside.all()):
             got = f"{float(lam.min()):g} to {float(lam.max()):g}"
             raise ValueError(f"λ must lie in [{low:g}, {high:g}] for {self}, got values from {got}")
-        return formula(self, lam.clamp(low, high)).clamp(0, 1)
+        return clamped(self, lam)
 
-    return in_float64(checked)
+    return checked
 
 
 @dataclass(frozen=True)
