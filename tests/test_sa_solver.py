@@ -52,7 +52,7 @@ def test_one_value_is_ddim_with_its_own_eta(process, tau):
 def end_variance(monkeypatch, tau, order, corrector, n, std=0.6):
     """The exact variance of the sampler's end on N(0, std²), from the exact law at its start.
 
-    Every step is affine in x and z. Row 0 starts at 1 without noise; row i ≥ 1 starts at 0 and has z = 1 in step i only.
+    Each step is affine in x and z. Row 0 starts at 1 without noise; row i ≥ 1 starts at 0 and has z = 1 in step i only.
     """
     process = LinearVP()
     D, T = Gaussian(process, torch.zeros(1, dtype=F64), std=std), uniform_grid(process, n)

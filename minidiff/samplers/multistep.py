@@ -1,7 +1,7 @@
 """One loop for every multistep method: x_t = scale · x_s + Σ_j w_j q_j + c z over the last values of a quantity q.
 
-A method is its quantity (q = x̂_0 or ε̂), the rule for its weights, and the noise c if it is stochastic: `exponential` has
-exact weights, `published` those of the literature.
+A method is its quantity (q = x̂_0 or ε̂), the rule for its weights, and the noise c if it is stochastic: `exponential`
+has exact weights, `published` those of the literature.
 """
 
 from __future__ import annotations
