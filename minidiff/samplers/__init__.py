@@ -6,6 +6,7 @@ give the same answer. Coefficients are computed once on the whole grid, in float
 grad mode alone; `sample` runs without gradients.
 """
 
+from minidiff.samplers.churn import edm, restart
 from minidiff.samplers.default import sample
 from minidiff.samplers.exponential import exponential
 from minidiff.samplers.langevin import annealed_langevin, langevin
@@ -26,6 +27,7 @@ __all__ = [
     "dpmpp_2m",
     "dpmpp_2s",
     "dpmpp_3m",
+    "edm",
     "euler",
     "euler_maruyama",
     "exponential",
@@ -34,6 +36,7 @@ __all__ = [
     "last",
     "path",
     "pndm",
+    "restart",
     "sa_solver",
     "sample",
     "unipc",
