@@ -31,8 +31,8 @@ DEFAULT = (5, 10, 20)  # calls of the default sampler
 CHUNK = 300  # images that are drawn together
 
 
-def annealed(D: DenoiserLike, shape: Sequence[int], levels: int, steps: int, c: float, seed: int = 0) -> Tensor:
-    """Draws (B, *D) by annealed Langevin with ε_i = c σ_i², `steps` updates at each of the levels, and D at the end.
+def annealed(D: DenoiserLike, shape: Sequence[int], levels: int, steps: int, gamma: float, seed: int = 0) -> Tensor:
+    """Draws (B, *D) by annealed Langevin with ε_i = γ σ_i², `steps` updates at each of the levels, and D at the end.
 
     The levels are a geometric ladder of σ/α from R_MAX to R_MIN; the start is a Gaussian with the variance that data
     of D.sigma_data have at the first. levels · steps + 1 calls.
@@ -42,12 +42,12 @@ def annealed(D: DenoiserLike, shape: Sequence[int], levels: int, steps: int, c: 
     (alpha, _), (sigma, last_sigma) = D.process.alpha(ends).tolist(), D.process.sigma(ends).tolist()
     generator = torch.Generator(device()).manual_seed(seed)
     x = math.hypot(alpha * D.sigma_data, sigma) * torch.randn(*shape, generator=generator, device=device())
-    x = last(annealed_langevin(D, x, grid, step=c * last_sigma**2, steps=steps, generator=generator))
+    x = last(annealed_langevin(D, x, grid, step=gamma * last_sigma**2, steps=steps, generator=generator))
     return D(x, grid[-1])
 
 
 def draw(D: nn.Module, labels: Tensor, shape: Sequence[int], setting: tuple[Any, ...]) -> Tensor:
-    """One image for each label by one setting: (calls,) of the default sampler, or (levels, steps, c)."""
+    """One image for each label by one setting: (calls,) of the default sampler, or (levels, steps, gamma)."""
     parts = []
     for i, y in enumerate(labels.split(CHUNK)):
         of_class = D.given(y)
@@ -73,7 +73,7 @@ def judged(D: nn.Module, judge: nn.Module, settings: Sequence[tuple[Any, ...]], 
         ladder = len(setting) == 3
         row = {
             "method": "annealed Langevin" if ladder else "default",
-            **(dict(zip(("levels", "steps", "c"), setting, strict=True)) if ladder else {}),
+            **(dict(zip(("levels", "steps", "gamma"), setting, strict=True)) if ladder else {}),
             "calls": setting[0] * setting[1] + 1 if ladder else setting[0],
             "frechet": frechet_distance(judge.features(made).double(), reference),
             "as_asked": class_accuracy(judge(made), labels),
