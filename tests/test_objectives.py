@@ -167,6 +167,7 @@ def test_limits_of_the_parameters(process):
     torch.testing.assert_close(w.p2(k=0.0), w.uniform())
     torch.testing.assert_close(w.p2(k=0.7, gamma=1.6), ratio / (0.7 + ratio) ** 1.6)
     torch.testing.assert_close(w.sigmoid(bias=60.0), w.elbo())
+    torch.testing.assert_close(w.sigmoid(), w.elbo() * torch.sigmoid(-ratio.log()))
     torch.testing.assert_close(w.sigmoid(bias=1.5), w.elbo() * torch.sigmoid(1.5 - ratio.log()))
 
 
@@ -244,6 +245,15 @@ def test_an_infinite_weight_is_refused(t):
         fixed(RectifiedFlow(), normal(3, 2)), normal(3, 2), t, normal(3, 2), weight=objectives.min_snr
     )
     assert bool(torch.isfinite(loss).all())
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_weights_of_low_precision_times_are_float32_and_the_loss_takes_them_in_float64(weight):
+    t = torch.tensor([0.3, 0.7]).bfloat16()
+    assert WEIGHTS[weight](LinearVP(), t).dtype == torch.float32
+    x0, D = normal(2, 3), fixed(LinearVP(), normal(2, 3, seed=2))
+    loss, exact = (denoising_loss(D, x0, u, normal(2, 3, seed=1), weight=WEIGHTS[weight]) for u in (t, t.double()))
+    torch.testing.assert_close(loss, exact, rtol=1e-14, atol=0)
 
 
 def test_the_loss_is_a_mean_over_coordinates_of_each_sample():

@@ -70,12 +70,22 @@ def test_karras_grid_on_edm_is_uniform_time(n):
     torch.testing.assert_close(times.karras(EDM(), n), times.uniform(n), rtol=0, atol=1e-12)
 
 
-def test_karras_grid_is_the_published_one():
+@pytest.mark.parametrize("rho", [1.0, 3.0, 7.0])
+def test_karras_grid_is_the_published_one(rho):
     """Karras et al. 2022, eq. 5, written as printed: σ_i for i < N, then 0."""
-    n, rho, low, high = 18, 7.0, 0.002, 80.0
-    t = times.karras(RectifiedFlow(), n, zero=True)
+    n, low, high = 18, 0.002, 80.0
+    t = times.karras(RectifiedFlow(), n, rho=rho, zero=True)
     printed = [(high ** (1 / rho) + i / (n - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho for i in range(n)]
     np.testing.assert_allclose(r_of(RectifiedFlow(), t).numpy(), [*printed, 0.0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+@pytest.mark.parametrize(("low", "high"), [(0.01, 50.0), (0.003, 70.0), (0.007, 30.0), (0.011, 7.0), (0.3, 1.7)])
+def test_a_grid_over_the_whole_range_of_a_process_is_exactly_from_one_to_zero(variable, low, high):
+    """σ = e^{−λ} is the asked-for r only up to rounding, above it or below; the times are exact."""
+    for process in (VE(low, high), EDM(low, high)):
+        t = VARIABLES[variable][0](process, 5, r_max=high, r_min=low)
+        assert (float(t[0]), float(t[-1])) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("process", OWN_SIGMA_ZERO, ids=name)
@@ -185,6 +195,12 @@ def cdf_on_grid(density, n=200_001):
 def test_pdf_integrates_to_one(density):
     _, cdf = cdf_on_grid(density)
     assert float(cdf[-1]) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_uniform_density_is_one_over_the_length_inside_and_zero_outside():
+    t = torch.tensor([0.0, 0.19, 0.2, 0.5, 0.6, 0.61, 1.0], dtype=torch.float64)
+    expected = torch.tensor([0, 0, 2.5, 2.5, 2.5, 0, 0], dtype=torch.float64)
+    torch.testing.assert_close(times.uniform_density(0.2, 0.6).pdf(t), expected)
 
 
 @pytest.mark.parametrize("density", DENSITIES, ids=name)

@@ -82,7 +82,7 @@ class Chain:
         return b / a, 1 / a
 
 
-POINTS = torch.tensor([-1.1, 0.2, 0.9], dtype=torch.float64)  # a data set of three numbers
+POINTS = torch.tensor([-0.9, 0.4, 1.2], dtype=torch.float64)  # a data set of three numbers
 SHARES = torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64)
 
 
