@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from minidiff import data, times, zoo
+from minidiff import data, zoo
 from minidiff.bench import flow
 from minidiff.denoiser import Denoiser
 from minidiff.process import RectifiedFlow
@@ -37,12 +37,11 @@ def small(monkeypatch, tmp_path):
     """A checkout with an empty book/results, seventy digits and a trivial network."""
     (tmp_path / "book" / "results").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    settings = {"TIMES_STEPS": 4, "PAIRS": 60, "REFLOW_STEPS": 4, "STEPS": (1, 3), "SEEDS": (0, 1), "CALLS": 3}
+    settings = {"PAIRS": 60, "REFLOW_STEPS": 4, "STEPS": (1, 3), "FINE": 8}
     for name, value in settings.items():
         monkeypatch.setattr(flow, name, value)
     images, labels = data.digits("all")
     monkeypatch.setattr(data, "digits", lambda split: (images[:140], labels[:140]))
-    monkeypatch.setattr(flow, "UNet", Line)
     models = {"digits-unet": lambda: Denoiser(Line(), RectifiedFlow(), "velocity", 0.5), "digits-classifier": Judge}
     monkeypatch.setattr(zoo, "load", lambda name: models[name]())
     return tmp_path
@@ -52,35 +51,16 @@ def stored(folder, name):
     return json.loads((folder / "book" / "results" / f"{name}.json").read_text())["data"]
 
 
-def test_times_are_stored_and_resumed(small, monkeypatch):
-    flow.main(["times"])
-    table = stored(small, "flow-times")["table"]
-    assert [(row["density"], row["seed"]) for row in table] == [
-        (density, seed) for density in ("uniform", "logit-normal") for seed in (0, 1)
-    ]
-    assert all(len(row["held_out"]) == len(row["levels"]) == 19 for row in table)
-    monkeypatch.setattr(flow, "times_row", None)  # nothing is trained again
-    flow.main(["times"])
-    assert stored(small, "flow-times")["table"] == table
-
-
-def test_reflow_is_stored(small):
-    flow.main(["reflow"])
+def test_reflow_is_stored_and_resumed(small, monkeypatch):
+    flow.main([])
     kept = stored(small, "flow-reflow")
     for who in ("teacher", "student"):
         assert [row["steps"] for row in kept[who]["steps"]] == [1, 3]
         assert kept[who]["straightness"] >= 0 and kept[who]["cost"] > 0
     assert kept["independent_cost"] > 0
-
-
-def test_held_out_loss_is_that_of_the_noise(small):
-    """û = g x: ε̂ = x + (1 − t) û, written out."""
-    D = Denoiser(Line(), RectifiedFlow(), "velocity")
-    images, _ = data.digits("test")
-    eps, t = flow.noise(images.shape, 0), torch.tensor(0.3, dtype=torch.float64)
-    x = 0.7 * images + 0.3 * eps
-    expected = float((eps - x - 0.7 * 0.5 * x).square().mean())
-    assert flow.held_out(D, t[None])[0] == pytest.approx(expected, rel=1e-4)
+    monkeypatch.setattr(flow, "student", None)  # nothing is trained again
+    flow.main([])
+    assert stored(small, "flow-reflow") == kept
 
 
 def test_pairs_are_the_teachers_flow(small):
@@ -95,9 +75,8 @@ def test_student_starts_from_the_teacher_and_is_coupled(small):
     teacher = Denoiser(Line(), RectifiedFlow(), "velocity", 0.5)
     D = flow.student(teacher, *flow.pairs(teacher))
     assert D.coupled and D.process == teacher.process
-    assert times.uniform(2).dtype == torch.float64
 
 
-def test_unknown_stage(small):
-    with pytest.raises(ValueError, match="stages are"):
+def test_there_are_no_arguments(small):
+    with pytest.raises(ValueError, match="takes no arguments, got"):
         flow.main(["flows"])

@@ -1,15 +1,14 @@
-"""What the flow-matching chapter stores: reflow on digits, and training times compared over seeds (9 CPU-minutes).
+"""What the flow-matching chapter stores: reflow of the zoo's digit network, in 1 to 50 Euler steps (5 CPU-minutes).
 
-python -m minidiff.bench flow [reflow] [times]      (default: both)
+python -m minidiff.bench flow
 
-Finished trainings and evaluated rows are kept in `build/flow` and reused, so an interrupted run goes on where it
+The finished training and evaluated rows are kept in `build/flow` and reused, so an interrupted run goes on where it
 stopped; delete the folder to start over.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,12 @@ from minidiff import data, times, zoo
 from minidiff.bench import results
 from minidiff.denoiser import Denoiser, DenoiserLike
 from minidiff.metrics import class_accuracy, copy_rate, frechet_distance, frechet_floor, straightness
-from minidiff.nets.unet import UNet
 from minidiff.noise import standard_normal
 from minidiff.objectives import flow_matching, transport_cost
-from minidiff.process import RectifiedFlow
 from minidiff.samplers import euler, last, path, sample
-from minidiff.train import EMA, device, fit, noised, progress, seeded
+from minidiff.train import EMA, device, fit, progress
 
 FOLDER = Path("build/flow")  # what an interrupted run goes on from
-DENSITIES = {"uniform": times.uniform_density(), "logit-normal": times.logit_normal_density()}
-SEEDS = (0, 1, 2)
-TIMES_STEPS = 300  # of training, for each density and seed
-CALLS = 20  # of the default sampler, to judge a network of `times`
 PAIRS = 4096  # of reflow
 TEACHER_CALLS = 20  # for each of them
 REFLOW_STEPS = 600  # of training on the pairs, from the teacher's weights
@@ -73,62 +66,6 @@ def judged(made: Tensor, labels: Tensor) -> dict[str, float]:
 def noise(shape: Sequence[int], seed: int) -> Tensor:
     """ε of the given shape, drawn on the CPU."""
     return standard_normal(shape, torch.Generator().manual_seed(seed)).to(device())
-
-
-# Training times: one network for each density and seed
-
-
-def trained(density: str, seed: int) -> Denoiser:
-    """The averaged velocity network, class-conditional, after TIMES_STEPS steps with times of that density."""
-    with seeded(seed):
-        D = Denoiser(UNet(classes=10), RectifiedFlow(), "velocity").to(device())
-    ema = EMA(D, 0.99)
-    images, labels = (x.to(device()) for x in data.digits("train"))
-    stream = noised(data.batches(images, labels, batch_size=128, seed=seed), DENSITIES[density], seed)
-    logs = fit(
-        lambda x0, t, eps, y: flow_matching(D, x0, t, eps, y),
-        D.parameters(),
-        stream,
-        steps=TIMES_STEPS,
-        lr=2e-3,
-        warmup=min(50, TIMES_STEPS // 4),
-        ema=ema,
-        checkpoint=FOLDER / f"{density}-{seed}.safetensors",
-    )
-    for _ in progress(logs, TIMES_STEPS):
-        pass
-    return ema.module
-
-
-@torch.no_grad()
-def held_out(D: Denoiser, levels: Tensor) -> list[float]:
-    """The loss on ε of the test digits at each level t, with the same noise for every network: |v − v̂|² (1 − t)²."""
-    images, labels = (x.to(device()) for x in data.digits("test"))
-    eps = noise(images.shape, 0)
-    losses = [flow_matching(D, images, t, eps, labels).mean() * (1 - t) ** 2 for t in levels]
-    return [float(loss) for loss in losses]
-
-
-def times_row(density: str, seed: int) -> dict[str, Any]:
-    """One training and what it reached."""
-    start = time.process_time()
-    D = trained(density, seed)
-    seconds = time.process_time() - start
-    labels = data.digits("all")[1].to(device())
-    made = in_parts(D, noise((len(labels), 1, 8, 8), 10), labels, lambda D, x: sample(D, x, CALLS))
-    levels = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
-    row = {"density": density, "seed": seed, **judged(made, labels), "cpu_seconds": seconds}
-    return row | {"levels": levels.tolist(), "held_out": held_out(D, levels)}
-
-
-def compare_times() -> None:
-    """flow-times: uniform and logit-normal training times, three seeds each."""
-    rows = [kept(f"{d}-{seed}", lambda d=d, seed=seed: times_row(d, seed)) for d in DENSITIES for seed in SEEDS]
-    stored = {"training_steps": TIMES_STEPS, "calls": CALLS, "table": rows}
-    results.save("flow-times", stored, "python -m minidiff.bench flow times")
-
-
-# Reflow: a student on the pairs of the zoo's network
 
 
 def pairs(teacher: Denoiser) -> tuple[Tensor, Tensor, Tensor]:
@@ -210,16 +147,11 @@ def reflow() -> None:
         "floor": frechet_floor(judge.features(digits).double()).mean,
         **rows,
     }
-    results.save("flow-reflow", stored, "python -m minidiff.bench flow reflow")
-
-
-STAGES = {"reflow": reflow, "times": compare_times}
+    results.save("flow-reflow", stored, "python -m minidiff.bench flow")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the stages named in argv, or both. Raises ValueError for an unknown name."""
-    for name in argv or STAGES:
-        if name not in STAGES:
-            raise ValueError(f"stages are {list(STAGES)}, got {name!r}")
-    for name in argv or STAGES:
-        STAGES[name]()
+    """Run the benchmark, which takes no arguments. Raises ValueError for any."""
+    if argv:
+        raise ValueError(f"this benchmark takes no arguments, got {list(argv)}")
+    reflow()
