@@ -54,7 +54,7 @@ def test_the_importance_weighted_bound_reaches_log_p(seed):
     assert float(truth.mean() - mean) > -5 * error
     many = torch.stack([vae.log_prob(x, 200, gen(i)) for i in range(8)])
     spread = many.std(0)  # Jensen’s loss at K draws is about half the variance of the logarithm
-    assert bool(((many.mean(0) - truth).abs() < 6 * spread / 8**0.5 + 2 * spread**2).all())
+    assert bool(((many.mean(0) - truth).abs() < 6 * spread / 8**0.5 + 2 * spread**2 + 0.02).all())
 
 
 def test_the_weights_are_one_in_expectation_of_the_ratio():
