@@ -26,7 +26,7 @@ from minidiff.train import device
 
 FOLDER = Path("build/score")
 R_MAX, R_MIN = 15.0, 0.03  # the ends of the ladder: noise-to-signal ratios
-LADDERS = ((10, 2, 1.0), (10, 5, 0.2), (10, 5, 0.5), (10, 5, 1.0), (10, 10, 0.2), (20, 10, 0.2), (10, 10, 1.0))
+LADDERS = ((10, 2, 1.0), (10, 5, 0.2), (10, 5, 0.5), (10, 5, 1.0), (10, 10, 0.2), (20, 10, 0.2))
 DEFAULT = (5, 10, 20)  # calls of the default sampler
 CHUNK = 300  # images that are drawn together
 
