@@ -186,6 +186,20 @@ def test_vlb_is_the_sum_of_its_terms(process):
     assert not torch.equal(terms, vlb(D, x0, GRID, levels=LEVELS, variance=0.5, generator=gen(5)))  # y matters
 
 
+def test_the_whole_bound_is_computed_without_gradients_and_one_term_with():
+    x0, gain = digits_like(2, 3), torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+
+    class Learned:
+        process = CHAIN
+
+        def __call__(self, x, t):
+            return gain * x
+
+    D = Learned()
+    assert not vlb(D, x0, GRID, levels=LEVELS, generator=gen(1)).requires_grad
+    assert vlb_term(D, x0, torch.tensor([1, 5]), normal(2, 3), GRID, levels=LEVELS).requires_grad
+
+
 def test_the_best_variance_is_the_posteriors_plus_the_squared_error_of_the_mean():
     """The slope in v vanishes where s² = β̃ + (α_t (1 − ρ))² |x_0 − x̂_0|²/D, with one v for each step."""
     x0, eps, D, n = digits_like(1, 3), normal(1, 3), shrinking(CHAIN), 7

@@ -123,6 +123,17 @@ def test_fit_is_adamw_with_warmup_cosine_and_clipping(clip):
     torch.testing.assert_close(weights(net), theta)
 
 
+def test_gradients_are_clipped_to_norm_one_unless_told_otherwise():
+    ends = []
+    for settings in ({}, {"clip": 1.0}, {"clip": None}):
+        net = network()
+        logs = list(run(net, **settings))
+        ends.append(weights(net))
+        assert max(log.grad_norm for log in logs) > 1
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
 def double(batch):
     return tuple(x.double() for x in batch)
 
@@ -354,6 +365,10 @@ def test_a_crash_while_writing_leaves_the_last_file(tmp_path, monkeypatch):
     [
         (lambda path: run(network(), checkpoint=path, steps=13), "is of another run: steps = 12 there, 13 here"),
         (lambda path: run(network(), checkpoint=path, lr=0.1), "is of another run: lr = 0.01 there, 0.1 here"),
+        (lambda path: run(network(), checkpoint=path, warmup=2), "is of another run: warmup = 3 there, 2 here"),
+        (lambda path: run(network(), checkpoint=path, clip=0.5), "is of another run: clip = 1.0 there, 0.5 here"),
+        (lambda path: run(network(), checkpoint=path, clip=None), "is of another run: clip = 1.0 there, None here"),
+        (lambda path: run(network(), checkpoint=path, amp=torch.bfloat16), "amp = None there, torch.bfloat16 here"),
         (lambda path: run(network(), checkpoint=path, ema=EMA(network())), "ema decay = None there, 0.999 here"),
         (
             lambda path: run(nn.Sequential(nn.Linear(3, 2)), checkpoint=path),
