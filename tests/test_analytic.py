@@ -348,6 +348,16 @@ def test_empirical_tends_to_the_nearest_point(process):
                 torch.testing.assert_close(found, DATA.to(dtype), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1e-8, 1e-30])
+def test_empirical_resolves_points_as_near_as_the_noise_is_small(scale):
+    """The posterior depends on points, x and σ through their ratios alone, however small all of them are."""
+    z, x = normal(7, 2, seed=12), normal(5, 2, seed=13)
+    oracle, t = Empirical(RectifiedFlow(), scale * z), time(scale)
+    truth = (-torch.cdist(x, (1 - scale) * z).square() / 2).softmax(1)
+    torch.testing.assert_close(oracle.weights(scale * x, t), truth, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(oracle(scale * x, t) / scale, truth @ z, rtol=1e-9, atol=1e-12)
+
+
 def test_empirical_shares_a_tie_at_sigma_zero():
     oracle = Empirical(RectifiedFlow(), torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 9.0]]))
     x = torch.zeros(1, 2)

@@ -530,10 +530,15 @@ def test_middle_terms(seed):
 def test_first_step(seed):
     c = Chain.draw(seed)
     x_1, x_0 = c.normal(2)
-    # Bayes' rule with almost no noise before the first step: the posterior is the picture.
-    mean, variance = 0.0, 1e-12
-    a = (1 - c.beta[1]) / c.beta[1] + 1 / variance
-    mean = ((1 - c.beta[1]).sqrt() / c.beta[1] * x_1 + x_0 / variance) / a
+    # Bayes' rule with little noise before the first step, by the covariance of both states: the posterior contracts to
+    # the picture in proportion to that noise.
+    root = (1 - c.beta[1]).sqrt()
+    for variance in (0.3, 1e-12):
+        a = (1 - c.beta[1]) / c.beta[1] + 1 / variance
+        mean = (root / c.beta[1] * x_1 + x_0 / variance) / a
+        gain = root * variance / (root**2 * variance + c.beta[1])
+        equal(mean, x_0 + gain * (x_1 - root * x_0), rtol=1e-8)
+        equal(1 / a, (1 - gain * root) * variance, rtol=1e-8, atol=0)
     equal(mean, x_0, rtol=1e-8, atol=1e-9)
     equal(1 / a, 0.0, atol=1e-11)
     printed = (1 - c.beta[1]).sqrt() * c.sigma2[0] / c.sigma2[1] * x_1 + c.alpha[0] * c.beta[1] / c.sigma2[1] * x_0
@@ -624,6 +629,9 @@ def test_the_two_extreme_variances(seed):
         middle = 1 - c.alpha[n] ** 2 / (c.alpha[n] ** 2 + c.sigma2[n])
         equal(conditional, middle)
         equal(middle, c.sigma2[n])
+        alpha2, sigma2 = c.normal(2).exp()  # the first equality does not need α² + σ² = 1
+        joint = torch.tensor([[1.0, alpha2.sqrt()], [alpha2.sqrt(), alpha2 + sigma2]], dtype=torch.float64)
+        equal(1 / torch.linalg.inv(joint)[0, 0], 1 - alpha2 / (alpha2 + sigma2))
         small, rest = c.posterior(n, 0, 0)[1], 1 - c.rho[n]
         left = small + c.alpha[n - 1] ** 2 * rest**2 * c.sigma2[n]
         before, now, alpha2 = c.sigma2[n - 1], c.sigma2[n], c.alpha**2
