@@ -54,8 +54,8 @@ def test_mass_is_conserved_to_rounding_even_at_the_walls():
 
 def test_coefficients_that_change_with_time():
     """The forward process m′ = f m, v′ = 2 f v + g² with f = −t and g² = 1 + t."""
-    edges = boxes(300)
-    times = torch.linspace(0, 1, 101, dtype=F64)
+    edges = boxes(250)
+    times = torch.linspace(0, 1, 61, dtype=F64)
     found = fokker_planck.solve(gaussian_boxes(edges, 0.5, 0.2), edges, times, lambda x, t: -t * x, lambda t: 1 + t)
     s = torch.linspace(0, 1, 100_001, dtype=F64)
     variance = math.exp(-1) * (0.2 + float(torch.trapezoid((1 + s) * (s**2).exp(), s)))
@@ -64,12 +64,12 @@ def test_coefficients_that_change_with_time():
 
 
 def test_pure_transport_moves_a_bump():
-    edges = boxes(400)
-    times = torch.linspace(0, 1, 201, dtype=F64)
+    edges = boxes(300)
+    times = torch.linspace(0, 1, 121, dtype=F64)
     start = gaussian_boxes(edges, -1.0, 0.25)
     found = fokker_planck.solve(start, edges, times, lambda x, t: torch.full_like(x, 1.5), lambda t: 0.0)
     exact = gaussian_boxes(edges, 0.5, 0.25)
-    assert float((found[-1] - exact).abs().max()) < 5e-3 * float(exact.max())
+    assert float((found[-1] - exact).abs().max()) < 1e-2 * float(exact.max())
 
 
 def test_the_stationary_law_of_a_double_well_stays():

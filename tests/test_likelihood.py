@@ -64,7 +64,7 @@ def test_all_sign_vectors_give_the_exact_trace():
     torch.testing.assert_close(divergence(field, x, probes)[1], divergence(field, x)[1])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
 def test_hutchinson_is_unbiased_with_the_stated_variance(distribution, seed):
     matrix = torch.randn(5, 5, generator=gen(seed), dtype=F64)
@@ -106,10 +106,10 @@ def test_refusals_of_divergence():
 # ---- the density along the flow -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("process", "atol"), [(CosineVP(), 1e-7), (RectifiedFlow(), 1e-6), (LinearVP(), 1e-4)])
+@pytest.mark.parametrize(("process", "atol"), [(CosineVP(), 1e-6), (RectifiedFlow(), 1e-6), (LinearVP(), 1e-3)])
 def test_gaussian_likelihood(process, atol):
     """With the law of x_1 as the prior, what is left is the error of RK4."""
-    D, T = Gaussian(process, MEAN, COVARIANCE), rising(process, 80)
+    D, T = Gaussian(process, MEAN, COVARIANCE), rising(process, 50)
     x = torch.randn(4, 2, generator=gen(), dtype=F64)
     found = log_prob(D, x, T, prior=lambda x: D.log_prob(x, T[-1]))
     torch.testing.assert_close(found, D.log_prob(x, T[0]), rtol=0, atol=atol)
@@ -149,7 +149,7 @@ def test_any_shape_of_data():
 
 def test_the_default_prior_is_that_of_the_process():
     D = Gaussian(VE(0.1, 20.0), torch.zeros(3, dtype=F64), std=1.0)  # α² c² + σ² = α² + σ² for unit variance
-    x, T = torch.randn(4, 3, generator=gen(), dtype=F64), rising(D.process, 150, 0.0)
+    x, T = torch.randn(4, 3, generator=gen(), dtype=F64), rising(D.process, 100, 0.0)
     torch.testing.assert_close(log_prob(D, x, T), D.log_prob(x, T[0]), rtol=0, atol=1e-4)
 
 

@@ -47,7 +47,7 @@ def test_rk4_is_the_closed_flow_of_a_gaussian_in_both_directions(process):
 def test_orders(method, order, rising):
     D = Gaussian(CosineVP(), MEAN, COVARIANCE)
     errors = []
-    for n in (20, 40, 80):
+    for n in (15, 30, 60):
         T = grid(D.process, n, 0.1)
         T = T if rising else T.flip(0)
         x = noisy()
