@@ -16,7 +16,8 @@ def shares(points: Tensor, centres: Tensor, r: float) -> Tensor:
     At r = 0 the nearest centre has the share 1, and equally near ones divide it. Raises ValueError for shapes that do
     not fit and r < 0. Computed in float64, returned in the dtype of the points.
     """
-    return (-_gaps(points, centres) / max(_checked(r) ** 2, 1e-300)).softmax(1).to(points.dtype)
+    variance = max(_checked(r) ** 2, 1e-300)
+    return (-_gaps(points, centres) / variance).softmax(1).to(points.dtype)
 
 
 def em_step(points: Tensor, centres: Tensor, r: float) -> Tensor:
@@ -26,7 +27,8 @@ def em_step(points: Tensor, centres: Tensor, r: float) -> Tensor:
     """
     share = shares(points, centres, r)
     total = share.sum(0)[:, None]
-    return torch.where(total > 0, share.mT @ points / total.where(total > 0, 1.0), centres)
+    means = share.mT @ points / total.where(total > 0, 1.0)
+    return torch.where(total > 0, means, centres)
 
 
 def free_energy(points: Tensor, centres: Tensor, r: float) -> Tensor:

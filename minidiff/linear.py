@@ -96,11 +96,13 @@ def ridge(inputs: Tensor, targets: Tensor, penalty: float = 0.0) -> tuple[Tensor
     arguments.finite("inputs", inputs)
     arguments.finite("targets", targets)
     arguments.real("penalty", penalty, 0)
-    if inputs.ndim != 2 or targets.ndim != 2 or len(inputs) != len(targets) or not len(inputs):
-        raise ValueError(f"inputs must be (N, D), targets (N, K), got {tuple(inputs.shape)} and {tuple(targets.shape)}")
+    shapes = tuple(inputs.shape), tuple(targets.shape)
+    if not (inputs.ndim == targets.ndim == 2 and len(inputs) == len(targets) > 0):
+        raise ValueError("inputs must be (N, D), targets (N, K), got {} and {}".format(*shapes))
     x_mean, y_mean = inputs.mean(0), targets.mean(0)
     x, y = inputs - x_mean, targets - y_mean
-    gram = x.mT @ x / len(x) + penalty * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    gram = x.mT @ x / len(x)
+    gram.diagonal().add_(penalty)
     try:
         weight = torch.linalg.solve(gram, x.mT @ y / len(x)).mT
     except torch.linalg.LinAlgError as error:

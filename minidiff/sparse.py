@@ -32,7 +32,9 @@ def laplace_mean(z: Tensor, scale: float, r: float) -> Tensor:
     arguments.real("scale", scale, 1e-300)
     arguments.real("r", r, 1e-300)
     u, theta = z.double(), r**2 / scale
-    log_odds = torch.special.log_ndtr((u - theta) / r) - torch.special.log_ndtr(-(u + theta) / r) - 2 * u / scale
+    right = torch.special.log_ndtr((u - theta) / r) - u / scale
+    left = torch.special.log_ndtr(-(u + theta) / r) + u / scale
+    log_odds = right - left
     return (u - theta * torch.tanh(log_odds / 2)).to(z.dtype)
 
 

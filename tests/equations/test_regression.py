@@ -187,6 +187,7 @@ def test_labels(seed):
 
 
 @SEEDS
+@pytest.mark.equation("eq-regression-leftover")
 @pytest.mark.equation("eq-regression-product")
 def test_product(seed):
     a, b, x = normal(3, seed=seed), normal(3, seed=seed + 1), normal(7, 3, seed=seed + 2)
@@ -195,6 +196,8 @@ def test_product(seed):
     c = C @ (torch.linalg.inv(A) @ a + torch.linalg.inv(B) @ b)
     left = MultivariateNormal(a, A).log_prob(x) + MultivariateNormal(b, B).log_prob(x)
     equal(left.exp(), MultivariateNormal(b, A + B).log_prob(a).exp() * MultivariateNormal(c, C).log_prob(x).exp())
+    squares = [v @ torch.linalg.solve(M, v) for v, M in ((a, A), (b, B), (c, C))]
+    equal(squares[0] + squares[1] - squares[2], (a - b) @ torch.linalg.solve(A + B, a - b))
 
 
 @SEEDS
