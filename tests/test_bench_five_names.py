@@ -60,7 +60,7 @@ def test_an_exact_denoiser_leaves_the_plane_by_nothing(small):
 
 
 def test_rows_are_stored_and_an_interrupted_run_goes_on(small, monkeypatch, capsys):
-    five_names.main([])
+    five_names.main(["predictions"])
     stored = json.loads((small / "book" / "results" / "names-predictions.json").read_text())
     table = stored["data"]["table"]
     assert [(row["dimension"], row["predicts"]) for row in table] == [
@@ -70,7 +70,42 @@ def test_rows_are_stored_and_an_interrupted_run_goes_on(small, monkeypatch, caps
     kept = small / five_names.FOLDER / "rows.json"
     kept.write_text(json.dumps(table[:5]))
     capsys.readouterr()
-    five_names.main([])
+    five_names.main(["predictions"])
     assert capsys.readouterr().out.count("dimension") == 1  # only the missing row was made again
-    with pytest.raises(ValueError, match="takes no arguments"):
+    with pytest.raises(ValueError, match=r"stages are .*got 'fast'"):
         five_names.main(["fast"])
+
+
+class Faded(torch.nn.Module):
+    """x̂_0 = (a, b) on every digit's first two pixels, 0 elsewhere: a gradient that can be written down."""
+
+    process = five_names.PROCESS
+
+    def __init__(self):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.tensor([0.3, -0.2]))
+
+    def forward(self, x, t, y=None):
+        return torch.nn.functional.pad(self.value.reshape(1, 1, 1, 2), (0, 6, 0, 7)).expand(x.shape)
+
+
+def test_gradient_moments_by_random_signs():
+    """g = −2 SNR/64 (x_0 − x̂_0) on the two pixels: its moments by one backward pass a sample, the same digits."""
+    D, low, high = Faded(), torch.tensor(-0.2).double(), torch.tensor(0.3).double()
+    single, mean = five_names.gradient_moments(D, low, high, torch.Generator().manual_seed(0), n=200, draws=300)
+    generator = torch.Generator().manual_seed(0)
+    lam = low + (high - low) * torch.rand(200, generator=generator, dtype=torch.float64)
+    row = torch.randint(1437, (200,), generator=generator)
+    x0 = five_names.data.digits("train")[0][row, 0, 0, :2].double()
+    g = -2 / 64 * torch.exp(2 * lam)[:, None] * (x0 - D.value.detach().double())
+    # |Σ s g|² of two coordinates has a relative standard deviation of at most √2, so 300 draws have one of 0.08
+    assert single == pytest.approx(float(g.square().sum(1).mean()), rel=0.35)
+    assert mean == pytest.approx(float(g.mean(0).square().sum()), rel=1e-4)
+
+
+def test_gradients_are_stored(small, monkeypatch):
+    monkeypatch.setattr(five_names, "SAMPLES", 6)
+    monkeypatch.setattr(five_names.zoo, "load", lambda name: Faded())
+    five_names.main(["gradients"])
+    data = json.loads((small / "book" / "results" / "names-gradients.json").read_text())["data"]
+    assert len(data["lam"]) == len(data["second_moment"]) == 12 and min(data["second_moment"]) > 0

@@ -1,11 +1,11 @@
-"""What the chapter on five names stores: x_0, v and ε as a network's output, for data in few of many dimensions.
+"""What the chapter on five names stores: three meanings of an output in many dimensions; gradients by noise level.
 
-python -m minidiff.bench five_names                                        (about 5 CPU-minutes)
+python -m minidiff.bench five_names [predictions] [gradients]     (default: both; about 6 CPU-minutes)
 
-A spiral in the plane is turned into 2 to 512 dimensions by a random isometry. One small network learns it three times
-for each number of dimensions, with the same loss and three meanings of its output (after Li & He 2025). Finished rows
-are kept in `build/five_names` and reused, so an interrupted run goes on where it stopped; delete the folder to start
-over.
+predictions: a spiral in the plane is turned into 2 to 512 dimensions by a random isometry. One small network learns it
+three times for each number of dimensions, with the same loss and three meanings of its output (after Li & He 2025).
+Finished rows are kept in `build/five_names` and reused, so an interrupted run goes on where it stopped; delete the
+folder to start over. gradients: the second moment of the noise error's gradient for the digits network of the zoo.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from minidiff import data, objectives, times
+from minidiff import data, objectives, times, zoo
 from minidiff.bench import results
 from minidiff.denoiser import Denoiser
 from minidiff.metrics import sliced_wasserstein
@@ -38,6 +38,8 @@ PREDICTIONS = ("x0", "v", "eps")
 SEEDS = (0,)
 POINTS = 20_000
 DRAWN = 2000
+EDGES = torch.linspace(-4, 5, 13, dtype=torch.float64)  # bins of λ for the gradients
+SAMPLES = 512  # in each bin
 
 
 def frame(dimension: int, seed: int = 0) -> Tensor:
@@ -90,10 +92,45 @@ def drawn(D: Denoiser, plane: Tensor, calls: int = 50) -> tuple[Tensor, float]:
     return within, float(outside)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Train and judge every network, and store `names-predictions`. Raises ValueError for any argument."""
-    if argv:
-        raise ValueError(f"this benchmark takes no arguments, got {list(argv)}")
+def gradient_moments(
+    D: Denoiser, low: Tensor, high: Tensor, generator: torch.Generator, n: int, draws: int = 4
+) -> tuple[float, float]:
+    """E|g|² and |E g|² for the gradient g of one digit's |ε − ε̂|² in the parameters of D, λ uniform on [low, high].
+
+    The error is the mean over pixels. The first moment is unbiased by random signs, E|Σ s_i g_i|² = Σ|g_i|², averaged
+    over `draws` backward passes of n samples. The second is that of the batch, so it contains E|g|²/n of noise.
+    """
+    digits, classes = data.digits("train")
+    lam = low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64)
+    row = torch.randint(len(digits), (n,), generator=generator)
+    eps = torch.randn(n, *digits.shape[1:], generator=generator)
+    t = D.process.time(lam)
+    loss = objectives.denoising_loss(D, digits[row], t, eps, classes[row], weight=objectives.snr)
+    signs = torch.randint(2, (draws, n), generator=generator) * 2.0 - 1
+    single = [_length2(D, (s * loss).sum()) / n for s in signs]
+    return sum(single) / draws, _length2(D, loss.mean())
+
+
+def _length2(D: nn.Module, value: Tensor) -> float:
+    """The squared length of the gradient of a number."""
+    parameters = [p for p in D.parameters() if p.requires_grad]
+    gradient = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    return sum(float(g.square().sum()) for g in gradient if g is not None)
+
+
+def gradients() -> None:
+    """names-gradients: the two moments in each bin of λ, for the stored network of the digits."""
+    D = zoo.load("digits-unet").requires_grad_(True)
+    generator = torch.Generator().manual_seed(0)
+    moments = [gradient_moments(D, low, high, generator, SAMPLES) for low, high in itertools.pairwise(EDGES)]
+    single, mean = zip(*moments, strict=True)
+    centre = (EDGES[1:] + EDGES[:-1]) / 2
+    stored = {"lam": centre.tolist(), "second_moment": single, "mean_squared": mean, "samples": SAMPLES}
+    results.save("names-gradients", stored, "python -m minidiff.bench five_names gradients")
+
+
+def predictions() -> None:
+    """names-predictions: every network trained and judged."""
     kept = FOLDER / "rows.json"
     rows: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else []
     reference = data.swiss_roll(DRAWN, seed=9)
@@ -118,4 +155,16 @@ def main(argv: Sequence[str]) -> None:
         kept.write_text(json.dumps(rows))
     floor = sliced_wasserstein(data.swiss_roll(DRAWN, seed=10), reference)
     stored = {"steps": STEPS, "width": WIDTH, "drawn": DRAWN, "floor": floor, "table": rows}
-    results.save("names-predictions", stored, "python -m minidiff.bench five_names")
+    results.save("names-predictions", stored, "python -m minidiff.bench five_names predictions")
+
+
+STAGES = {"predictions": predictions, "gradients": gradients}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the stages named in argv, or both. Raises ValueError for an unknown name."""
+    for name in argv or STAGES:
+        if name not in STAGES:
+            raise ValueError(f"stages are {list(STAGES)}, got {name!r}")
+    for name in argv or STAGES:
+        STAGES[name]()
