@@ -100,12 +100,17 @@ def global_randomness(g, n, generator):
     return estimate(g, n, None)
 
 
+def sandwiched(below, above, a, b):
+    return a * (below + above) / (1 + a**2), b**2 / (1 + a**2)
+
+
 RIGHT = {
     "variational-01": gap,
     "variational-02": price,
     "variational-03": snr,
     "variational-04": chain_bound,
     "variational-05": estimate,
+    "variational-06": sandwiched,
 }
 # Each wrong answer with a piece of the message that it gets.
 WRONG = {
@@ -139,5 +144,11 @@ WRONG = {
         (one_cell, "each of the times alone"),
         (lambda g, n, generator: g(torch.rand(n, generator=generator)).mean(), "1/n apart"),
         (global_randomness, "same generator"),
+    ],
+    "variational-06": [
+        (lambda below, above, a, b: (a * below, b**2), "mean is that of Bayes"),
+        (lambda below, above, a, b: ((below + above) / 2, b**2 / (1 + a**2)), "mean is that of Bayes"),
+        (lambda below, above, a, b: (a * (below + above) / (1 + a**2), b**2), "variance is that of Bayes"),
+        (lambda below, above, a, b: sandwiched(below, above, a, b)[0], "two values"),
     ],
 }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from minidiff.checks import Answer, checker, close, expect, increasing, number, uniform
+from minidiff.checks import Answer, checker, close, expect, increasing, number, pair, uniform
 
 SEEDS = range(5)
 
@@ -165,3 +165,24 @@ def low_discrepancy(answer: Answer) -> None:
         close(answer(wave, n, generator), 2.0, "a wave whose number n does not divide is integrated exactly")
         twice = [answer(watched, n, torch.Generator().manual_seed(seed)) for _ in range(2)]
         expect(float(twice[0]) == float(twice[1]), "the same generator gives the same estimate")
+
+
+@checker("variational-06")
+def between_two_neighbours(answer: Answer) -> None:
+    """sandwiched(below, above, a, b): mean and variance of z_n given z_{n−1} and z_{n+1}."""
+    what = "the mean and the variance"
+    for seed in SEEDS:
+        generator = torch.Generator().manual_seed(seed)
+        a, b = uniform(generator, 0.3, 2), uniform(generator, 0.3, 1.5)
+        below, above = torch.randn(2, generator=generator, dtype=torch.float64).tolist()
+        z = torch.linspace(-20, 20, 20_001, dtype=torch.float64)
+        density = torch.exp(-((z - a * below) ** 2 + (above - a * z) ** 2) / (2 * b**2))
+        density = density / torch.trapezoid(density, z)
+        mean = torch.trapezoid(z * density, z)
+        got = pair(answer(below, above, a, b), what)
+        close(got[0], mean, "the mean is that of Bayes' rule on a grid", rtol=1e-6, atol=1e-8)
+        variance = torch.trapezoid((z - mean) ** 2 * density, z)
+        close(got[1], variance, "the variance is that of Bayes' rule on a grid", rtol=1e-6)
+        mean, variance = pair(answer(below, above, 0.0, b), what)
+        close(mean, 0.0, "without memory the neighbours say nothing about the mean")
+        close(variance, b**2, "without memory the neighbours say nothing about the variance")
