@@ -75,6 +75,9 @@ def test_frechet_of_a_set_with_itself_is_exactly_zero(dtype):
     x = gaussian(90, 7, 0, dtype=dtype)
     assert metrics.frechet_distance(x, x.clone()) == 0.0
     assert metrics.frechet_distance(x, x.flip(0)) < 1e-13
+    for seed in range(20):  # where rounding could leave it below zero
+        x = gaussian(90, 7, seed, dtype=dtype)
+        assert 0 <= metrics.frechet_distance(x, x.flip(0)) < 1e-12
 
 
 def test_frechet_with_fewer_rows_than_columns_stays_real():
@@ -115,6 +118,35 @@ def test_floor_is_the_bias_at_half_the_size():
     assert floor != metrics.frechet_floor(gaussian(2001, 8, 0), splits=20, seed=2)
 
 
+def test_floor_is_mean_and_deviation_over_disjoint_random_halves(monkeypatch):
+    seen, values = [], iter([3.0, 5.0, 10.0])
+    monkeypatch.setattr(frechet, "frechet_distance", lambda a, b: (seen.append((a, b)), next(values))[1])
+    floor = metrics.frechet_floor(torch.arange(21.0)[:, None], splits=3)
+    assert floor == (6.0, pytest.approx(math.sqrt((9 + 1 + 16) / 2)), 10)
+    assert all(len(a) == len(b) == 10 and len(torch.cat([a, b]).unique()) == 20 for a, b in seen)
+    assert not torch.equal(seen[0][0], seen[1][0])
+
+
+def test_frechet_of_equal_means_compares_the_deviations():
+    a, b = torch.tensor([[1.0], [-1.0]]), torch.tensor([[2.0], [-2.0]])
+    assert metrics.frechet_distance(a, b) == pytest.approx((math.sqrt(2) - math.sqrt(8)) ** 2, rel=1e-12)
+
+
+def test_standard_error_of_the_extrapolation_is_the_jackknifes(monkeypatch):
+    left_out = [1.0, 4.0, 2.0, 2.0, 7.0, 3.0, 1.5, 2.5, 0.0, 2.0]
+    values = iter([3.0, *left_out])
+    monkeypatch.setattr(frechet, "_intercept", lambda a, b, sizes: next(values))
+    estimate = metrics.frechet_extrapolated(gaussian(40, 2, 0), gaussian(40, 2, 1), sizes=[10, 20])
+    truth = math.sqrt(0.9 * sum((value - 2.5) ** 2 for value in left_out))  # (g − 1)/g Σ (θ_k − mean)², g = 10
+    assert estimate == (3.0, pytest.approx(truth))
+
+
+def test_extrapolation_shuffles_sets_that_are_sorted():
+    a, b = (gaussian(400, 2, seed).sort(dim=0).values for seed in (0, 1))
+    estimate = metrics.frechet_extrapolated(a, b.flip(0), sizes=[50, 100, 200, 400])
+    assert abs(estimate.value) < 4 * estimate.standard_error < 1
+
+
 def test_extrapolation_removes_the_bias_within_its_standard_error():
     # Truth |δ|² = 0.25. The standard errors must neither be too small nor absurdly large: rms of z near one.
     def z(seed):
@@ -136,7 +168,7 @@ def test_extrapolation_of_one_law_is_zero_within_three_standard_errors(seed):
 
 
 def test_extrapolation_is_the_intercept_of_a_straight_line(monkeypatch):
-    monkeypatch.setattr(frechet, "frechet_distance", lambda a, b: 7 + 30 / len(a))
+    monkeypatch.setattr(frechet, "frechet_distance", lambda a, b: 7 + 20 / len(a) + 10 / len(b))
     estimate = metrics.frechet_extrapolated(gaussian(120, 2, 0), gaussian(90, 2, 1), sizes=[20, 45, 90])
     assert estimate.value == pytest.approx(7, rel=1e-12)
     assert estimate.standard_error < 1e-12

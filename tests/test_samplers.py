@@ -263,6 +263,17 @@ def test_sample_makes_exactly_the_calls_asked_and_ends_finite(process, n):
     assert torch.isfinite(x).all()
 
 
+@pytest.mark.parametrize("std", [0.3, 1.5])
+def test_sample_is_the_exponential_integrator_in_the_angle_of_its_data(std):
+    """Steps uniform in arctan(r/σ_data) to r = 0.06 σ_data, then 0; four values of D, in cos θ, corrected."""
+    process = CosineVP()
+    D, x = mixture(process, std), noisy(process)
+    assert abs(D.sigma_data - 1) > 0.1
+    T = times.cosine_angle(process, 7, sigma_data=D.sigma_data, r_max=math.inf, r_min=0.06 * D.sigma_data, zero=True)
+    twin = exponential(D, x, T, order=4, variable="cos", corrector=True, collocate=False)
+    torch.testing.assert_close(sample(D, x, 7), last(twin), rtol=1e-12, atol=1e-12)
+
+
 @every_process
 def test_sample_approaches_the_exact_flow_to_sigma_zero(process):
     """One Gaussian, mean off centre: the flow to σ = 0 is known; where σ(0) > 0 the last stretch is extrapolated."""
