@@ -23,7 +23,7 @@ def standard_kl(mean: Tensor, std: Tensor) -> Tensor:
     return (mean.square() + std.square() - 1 - 2 * std.log()).sum(1) / 2
 
 
-class Negative(NamedTuple):
+class NegativeELBO(NamedTuple):
     """The two parts of −ELBO, each (B,) nats: −log p(x | z) at the drawn z, and KL(q(z | x) ‖ p(z))."""
 
     reconstruction: Tensor
@@ -86,11 +86,11 @@ class VAE(nn.Module):
         mean, std = self.decode(z)
         return discretised_log_prob(x, mean.double(), std.double(), self.levels).flatten(1).sum(1)
 
-    def forward(self, x: Tensor, eps: Tensor) -> Negative:
+    def forward(self, x: Tensor, eps: Tensor) -> NegativeELBO:
         """−ELBO(x) in its two parts, at z = μ(x) + s(x) ε; eps (B, latent) from N(0, I). Their sum is the loss."""
         mean, std = self.encode(x)
         arguments.same_shape("eps", eps, "the mean of z", mean)
-        return Negative(-self.log_likelihood(x, mean + std * eps), standard_kl(mean.double(), std.double()))
+        return NegativeELBO(-self.log_likelihood(x, mean + std * eps), standard_kl(mean.double(), std.double()))
 
     @torch.no_grad()
     def log_prob(self, x: Tensor, draws: int, generator: Generators = None) -> Tensor:
