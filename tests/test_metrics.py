@@ -315,6 +315,11 @@ def test_precision_and_recall_of_equal_distant_and_partial_sets():
     assert metrics.precision_recall(both, x) == (0.5, 1)
 
 
+def test_a_point_on_the_rim_of_a_ball_is_inside():
+    samples, data = torch.tensor([[-1.0], [2.5]]), torch.tensor([[0.0], [1.0]])  # balls of radius 1 around the data
+    assert metrics.precision_recall(samples, data, k=1) == (0.5, 1)
+
+
 def test_nearest_distance_is_euclidean_and_exactly_zero_for_copies():
     training = gaussian(50, 48, 1).reshape(50, 3, 4, 4)
     samples = torch.cat([training[::5], gaussian(30, 48, 2).reshape(30, 3, 4, 4)])
