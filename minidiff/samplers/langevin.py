@@ -65,28 +65,31 @@ def _langevin(
         raise ValueError(f"the score needs σ > 0, got σ = 0 at t = {float(times[-1])}")
     if len(times) > 1 and alpha[0] == 0:
         raise ValueError(f"x/α needs α > 0, got α = 0 at t = {float(times[0])}: start at an earlier time")
-    relative = step / sigma[-1] ** 2  # ε_i/σ_i², the same at every level
-    return _walk(D, x, times.unbind(), alpha, sigma, relative, steps, generator)
+    gamma = step / sigma[-1] ** 2  # ε_i/σ_i², the same at every level
+    return walk(D, x, times.unbind(), alpha, sigma, gamma, steps, generator)
 
 
-def _walk(
+def walk(
     D: DenoiserLike,
     x: Tensor,
     times: tuple[Tensor, ...],
     alpha: list[float],
     sigma: list[float],
-    c: float,
+    gamma: float,
     steps: int,
     generator: Generators,
 ) -> Iterator[State]:
-    """x ← (1 − c/2) x + (c/2) α x̂_0 + σ √c z, which is x + (ε/2) s + √ε z with ε = c σ²."""
+    """The updates of both samplers: x ← (1 − γ/2) x + (γ/2) α x̂_0 + σ √γ z, which is x + (ε/2) s + √ε z with ε = γ σ².
+
+    alpha and sigma are those of the times; nothing is checked here. Yields the start and every update.
+    """
     yield State(times[0], x, None)
-    (keep,) = scalars([1 - c / 2], x)
+    (keep,) = scalars([1 - gamma / 2], x)
     for i, t in enumerate(times):
         if i and alpha[i] != alpha[i - 1]:
             x = x * (alpha[i] / alpha[i - 1])
         for _ in range(steps):
             x0 = D(x, t)
-            x = combine(keep, x, (c / 2 * alpha[i],), (x0,))
-            x.add_(standard_normal(x.shape, generator, x.dtype, x.device), alpha=sigma[i] * math.sqrt(c))
+            x = combine(keep, x, (gamma / 2 * alpha[i],), (x0,))
+            x.add_(standard_normal(x.shape, generator, x.dtype, x.device), alpha=sigma[i] * math.sqrt(gamma))
             yield State(t, x, x0)
