@@ -452,3 +452,8 @@ def test_zero_terminal_rescaling_is_that_of_diffusers():
 def test_bad_schedules_are_named(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+def test_a_long_table_is_shown_by_its_ends():
+    assert repr(Tabulated((0.1, 0.2))) == "Tabulated(betas=(0.1, 0.2))"
+    assert repr(Tabulated(LINEAR_BETAS)) == "Tabulated(1000 betas, 0.0001 … 0.02)"

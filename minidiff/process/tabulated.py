@@ -44,6 +44,12 @@ class Tabulated(VariancePreserving):
 
     betas: tuple[float, ...]
 
+    def __repr__(self) -> str:
+        """A thousand numbers would hide the rest of an error message."""
+        if len(self.betas) <= 4:
+            return f"Tabulated(betas={self.betas})"
+        return f"Tabulated({len(self.betas)} betas, {self.betas[0]} … {self.betas[-1]})"
+
     def __post_init__(self) -> None:
         """Check the betas and the monotonicity of the spline."""
         if not isinstance(self.betas, tuple) or not self.betas:
