@@ -51,6 +51,10 @@ def edm_for_any_process(answer: Answer) -> None:
         _, c_skip, c_out = _triple(answer(alpha, sigma, 1.0))
         asked = (x0 - c_skip * (alpha * x0 + sigma * eps)) / c_out
         close(asked, sigma * x0 - alpha * eps, "for α² + σ² = 1 and s = 1 the network is asked for −v")
+        c_in, c_skip, c_out = _triple(answer(1.0, s, s))
+        half = math.sqrt(0.5)
+        for got, published in ((c_in, half / s), (c_skip, 0.5), (c_out, s * half)):
+            close(got, published, "at α = 1, with as much noise as data, they are the published values")
         for alpha, sigma in ((1.0, 0.0), (0.0, 1.0)):
             _, _, c_out = _triple(answer(alpha, sigma, s))
             close(c_out, s * sigma, "the coefficients are finite at both ends and c_out goes from 0 to s")
