@@ -98,9 +98,9 @@ def restart(
     """Restart (Xu et al. 2023, algorithm 1): at the end of an interval go back up by noise, and solve it again.
 
     `method` runs along `times`. On arriving at b = interval[-1], `repeats` times:
-    x ← (α_a/α_b) x + α_a √(r_a² − r_b²) z takes x up to a = interval[0] by the forward process, and `method` brings it back along `interval`. Errors made
-    before are forgotten in part, since the noise mixes what it meets; the errors of `method` inside the interval are
-    made anew. The states visit the interval again and again, so their times go up and down.
+    x ← (α_a/α_b) x + α_a √(r_a² − r_b²) z takes x up to a = interval[0] by the forward process, and `method` brings it
+    back along `interval`. Errors made before are forgotten in part, since the noise mixes what it meets; the errors of
+    `method` inside the interval are made anew. The states visit the interval again and again: times go up and down.
 
     times and interval: float64, strictly decreasing; interval[-1] is one of `times`. Raises what `begin` raises, and
     ValueError for an interval that ends elsewhere, repeats < 1, or a coupled denoiser.
