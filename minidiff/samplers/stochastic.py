@@ -37,7 +37,7 @@ def euler_maruyama(
     grid = begin(D, x, times)
     if tau > 0 and grid.alpha[0] == 0:
         raise ValueError(f"the noise τ g is infinite where α = 0: start below t = {float(times[0])}, or set tau=0")
-    return _steps(D, x, grid, _coefficients(D, grid, tau), tau, generator)
+    return _steps(D, x, grid, _coefficients(D, grid, tau), generator)
 
 
 def sa_solver(
@@ -94,12 +94,7 @@ def _coefficients(D: DenoiserLike, grid: Grid, tau: float) -> list[tuple[float, 
 
 
 def _steps(
-    D: DenoiserLike,
-    x: Tensor,
-    grid: Grid,
-    steps: list[tuple[float, float, float]],
-    tau: float,
-    generator: Generators,
+    D: DenoiserLike, x: Tensor, grid: Grid, steps: list[tuple[float, float, float]], generator: Generators
 ) -> Iterator[State]:
     yield State(grid.times[0], x, None)
     scale = scalars([a for a, _, _ in steps], x)
