@@ -19,7 +19,7 @@ def _gap(grid: Grid, i: int) -> float:
     return -math.expm1(-2 * (grid.lam[i + 1] - grid.lam[i]))
 
 
-def _gaussian_steps(
+def gaussian_steps(
     D: DenoiserLike, x: Tensor, grid: Grid, steps: list[tuple[float, float, float]], generator: Generators
 ) -> Iterator[State]:
     """x_t = a x_s + b x̂_0 + c z for the (a, b, c) of each step; no noise is drawn where c = 0."""
@@ -61,7 +61,7 @@ def ancestral(
         a = alpha_s * sigma_t**2 / (alpha_t * sigma_s**2)
         noise = (sigma_s if variance == "forward" else sigma_t) * math.sqrt(gap)
         steps.append((a, alpha_t * gap, noise if sigma_t > 0 else 0.0))
-    return _gaussian_steps(D, x, grid, steps, generator)
+    return gaussian_steps(D, x, grid, steps, generator)
 
 
 def ddim(
@@ -91,4 +91,4 @@ def ddim(
         gap = _gap(grid, i)
         a = sigma_t * math.sqrt(1 - eta**2 * gap) / sigma_s
         steps.append((a, alpha_t - a * alpha_s, eta * sigma_t * math.sqrt(gap)))
-    return _gaussian_steps(D, x, grid, steps, generator)
+    return gaussian_steps(D, x, grid, steps, generator)

@@ -1,4 +1,4 @@
-"""The reverse SDE and its family: one drift for every amount of noise, and the Euler–Maruyama method."""
+"""The reverse SDE and its family, one drift for every amount of noise: Euler–Maruyama, and SA-Solver."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from minidiff import arguments
 from minidiff.denoiser import DenoiserLike
-from minidiff.noise import Generators, standard_normal
+from minidiff.noise import Generators
 from minidiff.samplers.exponential import exact_plan
 from minidiff.samplers.multistep import run
-from minidiff.samplers.state import Grid, State, begin, combine, refuse_coupled, scalars
+from minidiff.samplers.posterior import gaussian_steps
+from minidiff.samplers.state import Grid, State, begin, refuse_coupled
 
 
 def euler_maruyama(
@@ -37,7 +38,7 @@ def euler_maruyama(
     grid = begin(D, x, times)
     if tau > 0 and grid.alpha[0] == 0:
         raise ValueError(f"the noise τ g is infinite where α = 0: start below t = {float(times[0])}, or set tau=0")
-    return _steps(D, x, grid, _coefficients(D, grid, tau), generator)
+    return gaussian_steps(D, x, grid, _coefficients(D, grid, tau), generator)
 
 
 def sa_solver(
@@ -91,16 +92,3 @@ def _coefficients(D: DenoiserLike, grid: Grid, tau: float) -> list[tuple[float, 
         noise = tau * grid.sigma[i] * math.sqrt(-2 * lam_rate * h) if grid.sigma[i + 1] > 0 else 0.0
         steps.append((1 - h * (relative - tau**2 * lam_rate), -h * (1 + tau**2) * pull, noise))
     return steps
-
-
-def _steps(
-    D: DenoiserLike, x: Tensor, grid: Grid, steps: list[tuple[float, float, float]], generator: Generators
-) -> Iterator[State]:
-    yield State(grid.times[0], x, None)
-    scale = scalars([a for a, _, _ in steps], x)
-    for s, t, a, (_, b, c) in zip(grid.times, grid.times[1:], scale, steps, strict=False):
-        x0 = D(x, s)
-        x = combine(a, x, (b,), (x0,))
-        if c:
-            x.add_(standard_normal(x.shape, generator, x.dtype, x.device), alpha=c)
-        yield State(t, x, x0)
