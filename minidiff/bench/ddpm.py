@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff import bound, data, times
-from minidiff.bench import results
+from minidiff.bench import results, run_stages
 from minidiff.denoiser import Denoiser
 from minidiff.metrics import class_accuracy, copy_rate, frechet_distance, frechet_floor
 from minidiff.nets.unet import UNet
@@ -217,8 +217,4 @@ STAGES = {"bound": bounds, "schedules": schedules, "samples": samples}
 
 def main(argv: Sequence[str]) -> None:
     """Run the stages named in argv, or all of them. Raises ValueError for an unknown name."""
-    for name in argv or STAGES:
-        if name not in STAGES:
-            raise ValueError(f"stages are {list(STAGES)}, got {name!r}")
-    for name in argv or STAGES:
-        STAGES[name]()
+    run_stages(STAGES, argv)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minidiff import zoo
-from minidiff.bench import results
+from minidiff.bench import results, run_stages
 from minidiff.denoiser import Denoiser
 from minidiff.zoo import measure
 
@@ -61,8 +61,4 @@ STAGES = {"live": live, "unet": unet, "calls": calls}
 
 def main(argv: Sequence[str]) -> None:
     """Run the stages named in argv, or all of them. Raises ValueError for an unknown name."""
-    for name in argv or STAGES:
-        if name not in STAGES:
-            raise ValueError(f"stages are {list(STAGES)}, got {name!r}")
-    for name in argv or STAGES:
-        STAGES[name]()
+    run_stages(STAGES, argv)

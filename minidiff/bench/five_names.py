@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff import data, objectives, times, zoo
-from minidiff.bench import results
+from minidiff.bench import results, run_stages
 from minidiff.denoiser import Denoiser
 from minidiff.metrics import sliced_wasserstein
 from minidiff.nets import MLP
@@ -163,8 +163,4 @@ STAGES = {"predictions": predictions, "gradients": gradients}
 
 def main(argv: Sequence[str]) -> None:
     """Run the stages named in argv, or both. Raises ValueError for an unknown name."""
-    for name in argv or STAGES:
-        if name not in STAGES:
-            raise ValueError(f"stages are {list(STAGES)}, got {name!r}")
-    for name in argv or STAGES:
-        STAGES[name]()
+    run_stages(STAGES, argv)
