@@ -46,6 +46,11 @@ FAULTS = {
     "gone": ('<img src="gone.png">', "console: Failed to load resource"),
     "macro": ('<mjx-merror title="no such macro"></mjx-merror>', "TeX: no such macro"),
     "unread": ('<div class="math">x</div>', "MathJax typeset 0 of 1 formulas"),
+    "long": (
+        '<div class="math" id="equation-eq-long"><mjx-container style="display:block;width:9em;overflow:auto">'
+        '<p style="width:99em">x</p></mjx-container></div>',
+        "eq-long is wider than the text",
+    ),
     "dead": (DEAD, "slider 1: its picture stays the same"),
     "wide": ('<div class="bd-article-container" style="width:3000px">x</div>', "the text is wider than the window"),
     "empty": ('<div class="minidiff-slider"><input type="range"></div>', "slider 1 shows no picture"),

@@ -1,7 +1,8 @@
 """Opens every page of the built site in a headless browser that can reach nothing but the site.
 
-Fails on a request that would leave, a console error, a formula that MathJax cannot read, a slider whose picture does
-not change, a search that does not find "posterior", and a launch button whose notebook does not exist.
+Fails on a request that would leave, a console error, a formula that MathJax cannot read or that is wider than the text,
+a slider whose picture does not change, a search that does not find "posterior", and a launch button whose notebook does
+not exist.
 
 python -m book._tools.check_site [--shots FOLDER]
 """
@@ -40,6 +41,10 @@ PUSHED = """(() => {
   const box = article ? article.getBoundingClientRect() : {left: 0, right: 0};
   return box.left < 0 || box.right > innerWidth;
 })()"""
+# Displays that do not fit into their column and would have to be scrolled, by label.
+WIDE = """[...document.querySelectorAll('div.math')]
+  .filter(e => [...e.querySelectorAll('mjx-container')].some(box => box.scrollWidth > box.clientWidth + 1))
+  .map(e => e.id.replace('equation-', ''))"""
 # Where a slider's picture is: the largest visible thing that is drawn, so that neither the knob nor a label counts.
 PICTURE = """(() => {
   const slider = document.querySelectorAll('.minidiff-slider')[%d];
@@ -131,6 +136,7 @@ class Visit:
         if typeset < formulas:
             yield f"MathJax typeset {typeset} of {formulas} formulas"
         yield from (f"TeX: {error}" for error in self.tab.evaluate(TEX_ERRORS))
+        yield from (f"{label} is wider than the text" for label in self.tab.evaluate(WIDE))
         if self.tab.evaluate(PUSHED):
             yield "the text is wider than the window"
         yield from self.sliders()
