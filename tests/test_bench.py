@@ -37,11 +37,14 @@ def test_the_commit_is_that_of_the_checkout(checkout):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=checkout, check=True)
 
     (checkout / "file").write_text("1")
+    (checkout / "book" / "results" / "a.json").write_text("{}")
     git("init", "-q")
-    git("add", "file")
+    git("add", ".")
     git("commit", "-q", "-m", "one")
     commit = results.commit(checkout)
     assert len(commit) == 12
+    (checkout / "book" / "results" / "a.json").write_text("[]")
+    assert results.commit(checkout / "book" / "results") == commit  # a stored result makes no other result
     (checkout / "file").write_text("2")
     assert results.commit(checkout) == f"{commit}+changes"
 

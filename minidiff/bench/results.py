@@ -41,14 +41,18 @@ def device_name() -> str:
 
 
 def commit(where: Path) -> str | None:
-    """The commit checked out at `where`, with `+changes` if tracked files differ from it; None without git."""
+    """The commit checked out at `where`, with `+changes` if tracked files differ from it; None without git.
+
+    Stored results do not count: one that the same run saved before is no change of what makes the next.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(where), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "-s", "-uno") else "")
+        changes = git("status", "-s", "-uno", "--", ":/", ":(top,exclude)book/results")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
