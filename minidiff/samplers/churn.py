@@ -95,7 +95,7 @@ def restart(
     method: Callable[[DenoiserLike, Tensor, Tensor], Iterator[State]] = heun,
     generator: Generators = None,
 ) -> Iterator[State]:
-    """Restart (Xu et al. 2023, algorithm 1): at the end of an interval go back up by noise, and solve it again.
+    """Restart (Xu et al. 2023): at the end of an interval go back up by noise, and solve it again.
 
     `method` runs along `times`. On arriving at b = interval[-1], `repeats` times:
     x ← (α_a/α_b) x + α_a √(r_a² − r_b²) z takes x up to a = interval[0] by the forward process, and `method` brings it

@@ -101,7 +101,7 @@ def exponential(
     new value as one more node before going on, one order more at no further call (Zhao et al. 2023).
     variable="cos" takes D as a polynomial in cos θ, θ = arctan(r/σ_data), in which it is smooth up to σ = 0 and α = 0.
     quantity="eps" uses ε̂: x_t = (α_t/α_s) x_s + α_t Σ_j w_j ε̂_j, w_j = −∫ e^{−λ} ℓ_j dλ, the integral of DEIS (Zhang &
-    Chen 2023, eq. 15), whose variables are "t", "r" and "lam".
+    Chen 2023), whose variables are "t", "r" and "lam".
 
     One call of D a step. Orders 3 and 4 start by collocation: the quantity is held on the first k nodes, integrated,
     and re-evaluated once, so that the start has the order of the rest; this costs k − 1 extra calls. With

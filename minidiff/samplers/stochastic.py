@@ -51,7 +51,7 @@ def sa_solver(
     corrector: bool = True,
     generator: Generators = None,
 ) -> Iterator[State]:
-    """SA-Solver (Xue et al. 2023, eq. 14 and 17): the family of τ, solved exactly for D a polynomial in λ.
+    """SA-Solver (Xue et al. 2023): the family of τ, solved exactly for D a polynomial in λ.
 
     With h = λ_t − λ_s: x_t = (σ_t/σ_s) e^{−τ²h} x_s + α_t Σ_j w_j D_j + σ_t √(1 − e^{−2τ²h}) z, where
     w_j = ∫_{λ_s}^{λ_t} (1+τ²) e^{(1+τ²)(λ−λ_t)} ℓ_j dλ. τ = 0 is `exponential` with a ramped start; one value without a
