@@ -112,8 +112,9 @@ def dpmpp_3m(
 
 
 def pndm(D: DenoiserLike, x: Tensor, times: Tensor, *, order: int = 4) -> Iterator[State]:
-    """PLMS, or PNDM without its Runge–Kutta start (Liu et al. 2022): Adams–Bashforth's classical weights on ε̂, put into DDIM's transfer.
+    """PLMS, which is PNDM without its Runge–Kutta start (Liu et al. 2022).
 
+    Adams–Bashforth's classical weights on ε̂, put into DDIM's transfer:
     x_t = (α_t/α_s) x_s + (σ_t − α_t σ_s/α_s) ε̄, ε̄ = Σ_j b_j ε̂_j with the b of equal steps whatever the grid, so that
     the order of convergence is 2 for every `order` ≥ 2. The order grows from 1 with the values known.
 
