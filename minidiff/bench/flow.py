@@ -1,6 +1,6 @@
-"""What the flow-matching chapter stores: reflow of the zoo's digit network, in 1 to 50 Euler steps (5 CPU-minutes).
+"""What the flow-matching chapter stores: reflow of the zoo's digit network, and training times (15 CPU-minutes).
 
-python -m minidiff.bench flow
+python -m minidiff.bench flow [reflow] [times]      (default: both)
 
 The finished training and evaluated rows are kept in `build/flow` and reused, so an interrupted run goes on where it
 stopped; delete the folder to start over.
@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from minidiff import data, times, zoo
-from minidiff.bench import results
+from minidiff.bench import results, run_stages
 from minidiff.denoiser import Denoiser, DenoiserLike
 from minidiff.metrics import class_accuracy, copy_rate, frechet_distance, frechet_floor, straightness
+from minidiff.nets.unet import UNet
 from minidiff.noise import standard_normal
 from minidiff.objectives import flow_matching, transport_cost
+from minidiff.process import RectifiedFlow
 from minidiff.samplers import euler, last, path, sample
-from minidiff.train import EMA, device, fit, progress
+from minidiff.train import EMA, device, fit, noised, progress, seeded
 
 FOLDER = Path("build/flow")  # what an interrupted run goes on from
 PAIRS = 4096  # of reflow
@@ -32,6 +34,14 @@ REFLOW_STEPS = 600  # of training on the pairs, from the teacher's weights
 STEPS = (1, 2, 4, 7, 16, 50)  # of Euler's method, to judge the teacher and the student
 FINE = 64  # of them, for the solution that the others are compared with
 PART = 300  # images sampled at a time
+DENSITIES = {
+    "uniform": times.uniform_density(),
+    "logit-normal, m = 0": times.logit_normal_density(),
+    "logit-normal, m = -1.4": times.logit_normal_density(mean=-1.4),
+}
+SEEDS = (0, 1, 2)  # of a training: its weights, batches, times and noise, and of the samples
+TIMES_STEPS = 800  # of training for each density and seed, as in the first chapter
+CALLS = 20  # of the default sampler, to judge them
 
 
 def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -147,11 +157,53 @@ def reflow() -> None:
         "floor": frechet_floor(judge.features(digits).double()).mean,
         **rows,
     }
-    results.save("flow-reflow", stored, "python -m minidiff.bench flow")
+    results.save("flow-reflow", stored, "python -m minidiff.bench flow reflow")
+
+
+def trained(density: times.Density, seed: int) -> Denoiser:
+    """The first chapter's network and recipe with another density of the training times."""
+    images, labels = data.digits("train")
+    with seeded(seed):
+        net = UNet(channels=24, classes=10)
+    D = Denoiser(net, RectifiedFlow(), "velocity", float(images.std(0).square().mean().sqrt())).to(device())
+    ema = EMA(D, 0.99)
+    batches = data.batches(images, labels, batch_size=64, seed=seed)
+    logs = fit(
+        lambda x0, t, eps, y: flow_matching(D, x0, t, eps, y),
+        D.parameters(),
+        noised(batches, times.low_discrepancy(density), seed=seed),
+        steps=TIMES_STEPS,
+        lr=4e-3,
+        warmup=min(50, TIMES_STEPS // 4),
+        ema=ema,
+    )
+    for _ in progress(logs, TIMES_STEPS):
+        pass
+    return ema.module
+
+
+def training_times() -> None:
+    """flow-times: the same training with three densities of the times, three seeds each."""
+    labels = data.digits("all")[1].to(device())
+    rows = []
+    for name, density in DENSITIES.items():
+        for seed in SEEDS:
+
+            def row(density: times.Density = density, seed: int = seed) -> dict[str, Any]:
+                x = noise((len(labels), 1, 8, 8), seed)
+                return judged(in_parts(trained(density, seed), x, labels, lambda D, x: sample(D, x, CALLS)), labels)
+
+            slug = name.replace(" ", "").replace(",", "-").replace("=", "")
+            rows.append({"density": name, "seed": seed, **kept(f"{slug}-{seed}", row)})
+    judge = zoo.load("digits-classifier").to(device())
+    floor = frechet_floor(judge.features(data.digits("all")[0].to(device())).double()).mean
+    stored = {"training_steps": TIMES_STEPS, "calls": CALLS, "floor": floor, "rows": rows}
+    results.save("flow-times", stored, "python -m minidiff.bench flow times")
+
+
+STAGES = {"reflow": reflow, "times": training_times}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the benchmark, which takes no arguments. Raises ValueError for any."""
-    if argv:
-        raise ValueError(f"this benchmark takes no arguments, got {list(argv)}")
-    reflow()
+    """Run the stages named in argv, or both. Raises ValueError for an unknown name."""
+    run_stages(STAGES, argv)
