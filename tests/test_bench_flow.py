@@ -52,14 +52,14 @@ def stored(folder, name):
 
 
 def test_reflow_is_stored_and_resumed(small, monkeypatch):
-    flow.main([])
+    flow.main(["reflow"])
     kept = stored(small, "flow-reflow")
     for who in ("teacher", "student"):
         assert [row["steps"] for row in kept[who]["steps"]] == [1, 3]
         assert kept[who]["straightness"] >= 0 and kept[who]["cost"] > 0
     assert kept["independent_cost"] > 0
     monkeypatch.setattr(flow, "student", None)  # nothing is trained again
-    flow.main([])
+    flow.main(["reflow"])
     assert stored(small, "flow-reflow") == kept
 
 
@@ -77,6 +77,33 @@ def test_student_starts_from_the_teacher_and_is_coupled(small):
     assert D.coupled and D.process == teacher.process
 
 
-def test_there_are_no_arguments(small):
-    with pytest.raises(ValueError, match="takes no arguments, got"):
+def test_training_times_are_stored_and_resumed(small, monkeypatch):
+    def small_net(channels, classes):
+        assert (channels, classes) == (24, 10)
+        return Line()
+
+    monkeypatch.setattr(flow, "UNet", small_net)
+    monkeypatch.setattr(flow, "TIMES_STEPS", 4)
+    monkeypatch.setattr(flow, "SEEDS", (0, 1))
+    monkeypatch.setattr(flow, "CALLS", 2)
+    flow.main(["times"])
+    kept = stored(small, "flow-times")
+    assert [(row["density"], row["seed"]) for row in kept["rows"]] == [(d, s) for d in flow.DENSITIES for s in (0, 1)]
+    assert all(row["frechet"] >= 0 for row in kept["rows"]) and kept["training_steps"] == 4
+    monkeypatch.setattr(flow, "trained", None)  # nothing is trained again
+    flow.main(["times"])
+    assert stored(small, "flow-times") == kept
+
+
+def test_trainings_differ_by_density_and_by_seed(small, monkeypatch):
+    monkeypatch.setattr(flow, "UNet", lambda channels, classes: Line())
+    monkeypatch.setattr(flow, "TIMES_STEPS", 4)
+    uniform, middle = (flow.DENSITIES[name] for name in ("uniform", "logit-normal, m = 0"))
+    gains = [float(flow.trained(density, seed).net.gain) for density, seed in ((uniform, 0), (middle, 0), (uniform, 1))]
+    assert len(set(gains)) == 3
+    assert float(flow.trained(uniform, 0).net.gain) == gains[0]
+
+
+def test_stages_have_names(small):
+    with pytest.raises(ValueError, match=r"stages are \['reflow', 'times'\], got 'flows'"):
         flow.main(["flows"])

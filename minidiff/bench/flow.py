@@ -62,6 +62,7 @@ def in_parts(D: Denoiser, x: Tensor, y: Tensor, method: Callable[[DenoiserLike, 
         return torch.cat([method(D.given(b), a) for a, b in zip(x.split(PART), y.split(PART), strict=True)])
 
 
+@torch.no_grad()
 def judged(made: Tensor, labels: Tensor) -> dict[str, float]:
     """Fréchet distance to all digits, share of labels that the judge reads as asked, and share of copies."""
     judge = zoo.load("digits-classifier").to(device())
