@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from minidiff import arguments
 from minidiff.process import Process, VariancePreserving
-from minidiff.times import Density
+from minidiff.times import Density, speed
 
 
 def _check_bands(lam_max: float, lam_min: float, durations: tuple[float, ...]) -> None:
@@ -122,11 +122,12 @@ class banded_density(Density):
     def pdf(self, t: Tensor) -> Tensor:
         """(w_k/Δ) |λ′_t| inside the bands, 0 outside."""
         w = torch.tensor(self.durations, dtype=torch.float64, device=t.device)
-        lam, (alpha_rate, sigma_rate) = self.process.lam(t), self.process.rates(t)
-        speed = sigma_rate / self.process.sigma(t) - alpha_rate / self.process.alpha(t)
+        lam = self.process.lam(t)
         k = _band(lam, self.lam_max, self.lam_min, len(w))
         inside = (lam <= self.lam_max + 1e-9) & (lam >= self.lam_min - 1e-9)
-        return torch.where(inside, (w / w.sum())[k] * len(w) / (self.lam_max - self.lam_min) * speed, 0.0)
+        return torch.where(
+            inside, (w / w.sum())[k] * len(w) / (self.lam_max - self.lam_min) * speed(self.process, t), 0.0
+        )
 
 
 class LearnedSchedule(nn.Module):

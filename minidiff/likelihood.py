@@ -13,43 +13,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from minidiff import arguments
 from minidiff.denoiser import DenoiserLike, predict
-from minidiff.noise import Generators, standard_normal
+from minidiff.noise import Generators
 from minidiff.ode import Method, Variables, check_flow, runge_kutta
 
 Field = Callable[[Tensor], Tensor]
-Distribution = Literal["rademacher", "gaussian"]
-
-
-def draw_probes(
-    count: int, x: Tensor, *, distribution: Distribution = "rademacher", generator: Generators = None
-) -> Tensor:
-    """`count` random vectors z with E z zᵀ = I for each sample of x (B, *D); (count, B, *D) like x.
-
-    "rademacher" draws ±1 with equal probability, which has the smallest variance of all independent entries for
-    z·Jz (Hutchinson 1990); "gaussian" draws N(0, 1).
-    """
-    arguments.positive_integer("count", count)
-    arguments.floating("x", x)
-    if distribution not in ("rademacher", "gaussian"):
-        raise ValueError(f"distribution must be 'rademacher' or 'gaussian', got {distribution!r}")
-    shape = (len(x), count, *x.shape[1:])  # the batch first: a generator for each sample
-    z = standard_normal(shape, generator, x.dtype, x.device).transpose(0, 1)
-    return z if distribution == "gaussian" else torch.where(z < 0, -1.0, 1.0).to(x)
 
 
 def divergence(field: Field, x: Tensor, probes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(v, ∇·v) of v = field(x), where row i of v depends on row i of x alone; (B, *D) and (B,), without gradients.
 
     Without probes ∇·v = Σ_j ∂v_j/∂x_j is exact and costs one backward pass for each coordinate. With probes z
-    (P, B, *D) it is Hutchinson's estimate, the mean of z·∇(z·v) over the P probes, at one backward pass each; it is
-    unbiased if E z zᵀ = I.
+    (P, B, *D), from `noise.probes`, it is Hutchinson's estimate, the mean of z·∇(z·v) over the P probes, at one
+    backward pass each; it is unbiased if E z zᵀ = I.
     Raises ValueError if v does not have the shape of x, or probes not that of x after their first axis.
     """
     arguments.floating("x", x)

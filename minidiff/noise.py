@@ -1,11 +1,14 @@
-"""Standard normal noise from one generator, or from one generator a sample."""
+"""Standard normal noise and random probes, from one generator or from one generator a sample."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from minidiff import arguments
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -31,3 +34,24 @@ def standard_normal(
         raise ValueError(f"one generator a sample needed: got {len(generator)} generators for a batch of {shape[0]}")
     rows = [standard_normal(shape[1:], g, dtype, device) for g in generator]
     return torch.stack(rows)
+
+
+def probes(
+    x: Tensor,
+    count: int = 1,
+    distribution: Literal["rademacher", "gaussian"] = "rademacher",
+    generator: Generators = None,
+) -> Tensor:
+    """Random directions v with E vvᵀ = I for a batch x (B, *D): (count, B, *D), in the dtype and on the device of x.
+
+    Rademacher signs ±1 have the least variance of Hutchinson's trace estimate vᵀAv among directions with independent
+    coordinates, 2 (|A|² − |diag A|²) for symmetric A; Gaussian ones have 2 |A|² (Hutchinson 1990).
+    Raises TypeError or ValueError for an x that is not floating point, count < 1, or another distribution.
+    """
+    arguments.floating("x", x)
+    arguments.positive_integer("count", count)
+    if distribution not in ("rademacher", "gaussian"):
+        raise ValueError(f"distribution must be 'rademacher' or 'gaussian', got {distribution!r}")
+    shape = (len(x), count, *x.shape[1:])  # the batch first: a generator for each sample
+    v = standard_normal(shape, generator, x.dtype, x.device).transpose(0, 1)
+    return v if distribution == "gaussian" else torch.copysign(torch.ones_like(v), v)

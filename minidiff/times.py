@@ -173,7 +173,7 @@ class Density:
 
         The effective weight of a loss at noise level λ is w(λ) p(λ), never w alone (Kingma & Gao 2023).
         """
-        return self.pdf(t) / _speed(process, t)
+        return self.pdf(t) / speed(process, t)
 
     def _uniforms(self, n: int, generator: torch.Generator | None) -> Tensor:
         device = None if generator is None else generator.device
@@ -243,7 +243,7 @@ class log_normal_density(Density):
     def pdf(self, t: Tensor) -> Tensor:
         """φ((ln r − mean)/std) / (std (Φ(b) − Φ(a))) · |dλ/dt|; 0 where λ is infinite."""
         low, high = self._range
-        value = _standard_normal_pdf(self._standardised(t)) / (self.std * (high - low)) * _speed(self.process, t)
+        value = _standard_normal_pdf(self._standardised(t)) / (self.std * (high - low)) * speed(self.process, t)
         return torch.where(self.process.lam(t).isinf(), 0.0, value)
 
 
@@ -291,7 +291,7 @@ class low_discrepancy(Density):
         return self.density.pdf(t)
 
 
-def _speed(process: Process, t: Tensor) -> Tensor:
+def speed(process: Process, t: Tensor) -> Tensor:
     """|dλ/dt| = σ′/σ − α′/α."""
     alpha_rate, sigma_rate = process.rates(t)
     return sigma_rate / process.sigma(t) - alpha_rate / process.alpha(t)

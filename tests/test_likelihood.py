@@ -9,7 +9,8 @@ from torch import nn
 from minidiff import likelihood, times
 from minidiff.analytic import Empirical, Gaussian, GaussianMixture
 from minidiff.denoiser import Denoiser
-from minidiff.likelihood import dequantise, dequantised_bits, divergence, draw_probes, log_prob, transport
+from minidiff.likelihood import dequantise, dequantised_bits, divergence, log_prob, transport
+from minidiff.noise import probes as draw
 from minidiff.process import VE, CosineVP, LinearVP, RectifiedFlow
 
 F64 = torch.float64
@@ -69,7 +70,7 @@ def test_all_sign_vectors_give_the_exact_trace():
 def test_hutchinson_is_unbiased_with_the_stated_variance(distribution, seed):
     matrix = torch.randn(5, 5, generator=gen(seed), dtype=F64)
     x, n = torch.randn(20_000, 5, generator=gen(seed), dtype=F64), 20_000
-    probes = draw_probes(1, x, distribution=distribution, generator=gen(seed + 10))
+    probes = draw(x, 1, distribution=distribution, generator=gen(seed + 10))
     _, estimates = divergence(lambda x: x @ matrix.mT, x, probes)
     symmetric = (matrix + matrix.mT) / 2
     variance = 2 * float(symmetric.square().sum())
@@ -81,12 +82,12 @@ def test_hutchinson_is_unbiased_with_the_stated_variance(distribution, seed):
 
 def test_probes():
     x = torch.zeros(3, 2, 2)
-    z = draw_probes(5, x, generator=gen())
+    z = draw(x, 5, generator=gen())
     assert z.shape == (5, 3, 2, 2)
     assert set(z.unique().tolist()) == {-1.0, 1.0}
-    own = draw_probes(5, x, generator=[gen(1), gen(2), gen(3)])
-    torch.testing.assert_close(own[:, 1:2], draw_probes(5, x[1:2], generator=[gen(2)]))
-    assert draw_probes(4000, x[:1], distribution="gaussian", generator=gen()).std() == pytest.approx(1, abs=0.05)
+    own = draw(x, 5, generator=[gen(1), gen(2), gen(3)])
+    torch.testing.assert_close(own[:, 1:2], draw(x[1:2], 5, generator=[gen(2)]))
+    assert draw(x[:1], 4000, distribution="gaussian", generator=gen()).std() == pytest.approx(1, abs=0.05)
 
 
 def test_refusals_of_divergence():
@@ -95,9 +96,9 @@ def test_refusals_of_divergence():
         (lambda: divergence(lambda x: x[:, :1], x), ValueError, r"field\(x\) and x must have the same shape"),
         (lambda: divergence(lambda x: x, x, torch.ones(1, 3, 3)), ValueError, r"probes must have shape \(P, 3, 2\)"),
         (lambda: divergence(lambda x: x, x.long()), TypeError, "x must be a floating-point tensor"),
-        (lambda: draw_probes(0, x), ValueError, "count must be at least 1"),
-        (lambda: draw_probes(1, x, distribution="uniform"), ValueError, "distribution must be"),
-        (lambda: draw_probes(1, x.long()), TypeError, "x must be a floating-point tensor"),
+        (lambda: draw(x, 0), ValueError, "count must be at least 1"),
+        (lambda: draw(x, 1, distribution="uniform"), ValueError, "distribution must be"),
+        (lambda: draw(x.long(), 1), TypeError, "x must be a floating-point tensor"),
     ):
         with pytest.raises(error, match=message):
             call()
@@ -157,7 +158,7 @@ def test_hutchinson_likelihood_averages_to_the_exact_one():
     D = Gaussian(CosineVP(), MEAN, COVARIANCE)
     x, T = torch.zeros(1, 2, dtype=F64).expand(4000, 2), rising(D.process, 10, 0.1)
     exact = log_prob(D, x[:1], T)
-    estimates = log_prob(D, x, T, probes=draw_probes(1, x, distribution="gaussian", generator=gen(1)))
+    estimates = log_prob(D, x, T, probes=draw(x, 1, distribution="gaussian", generator=gen(1)))
     assert abs(float(estimates.mean() - exact)) < 5 * float(estimates.std()) / 4000**0.5
 
 

@@ -252,7 +252,7 @@ def test_probes_repeat_and_follow_the_dtype():
         (lambda s, x: dsm(s, x, x, math.inf), ValueError, "sigma must be finite"),
         (lambda s, x: dsm(s, x, x, torch.ones(2)), ValueError, r"sigma must be a number or have shape \(3,\)"),
         (lambda s, x: probes(x, 0), ValueError, "count must be at least 1"),
-        (lambda s, x: probes(x, kind="uniform"), ValueError, "kind must be 'rademacher' or 'gaussian'"),
+        (lambda s, x: probes(x, distribution="uniform"), ValueError, "distribution must be 'rademacher' or 'gaussian'"),
     ],
 )
 def test_wrong_arguments_are_named(call, error, message):

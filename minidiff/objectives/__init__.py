@@ -1,5 +1,6 @@
 """Training losses: `denoising` holds the loss that trains every network here, `score_matching` those that led to it."""
 
+from minidiff.noise import probes
 from minidiff.objectives.couplings import (
     Coupling,
     independent,
@@ -28,7 +29,7 @@ from minidiff.objectives.denoising import (
 )
 from minidiff.objectives.effective import effective_weight
 from minidiff.objectives.flow_matching import conditional_velocity, flow_matching
-from minidiff.objectives.score_matching import Score, dsm, esm, ism, probes, ssm
+from minidiff.objectives.score_matching import Score, dsm, esm, ism, ssm
 
 __all__ = [
     "Coupling",

@@ -9,13 +9,11 @@ parameters of the score.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.noise import standard_normal
 
 Score = Callable[[Tensor], Tensor]
 
@@ -50,8 +48,8 @@ def ssm(score: Score, x: Tensor, v: Tensor, *, exact_norm: bool = False) -> Tens
     """Sliced score matching: vᵀ ∇s(x) v + ½ (vᵀ s(x))² (Song et al. 2019), or + ½ |s(x)|² instead; (B,).
 
     v are random directions with E vvᵀ = I, one for each sample (B, *D) or M of them (M, B, *D) over which is averaged:
-    see `probes`. With exact_norm=True the norm is not projected: the variant with less variance (SSM-VR). Each v costs
-    one product with the Jacobian, whatever the dimension. Raises as `esm` does for x, and ValueError for another v.
+    see `noise.probes`. With exact_norm=True the norm is not projected: the variant with less variance (SSM-VR). Each v
+    costs one product with the Jacobian, whatever the dimension. Raises as `esm` does for x, and ValueError for another v.
     """
     arguments.finite("v", v)
     if v.shape not in (x.shape, (*v.shape[:1], *x.shape)) or not len(v):
@@ -95,25 +93,6 @@ def dsm(
     scaled = eps / sigma
     mean = x0[0].numel() / (2 * sigma.reshape(-1).square())
     return loss - _dot(scaled, _value(score, alpha * x0)) - _half_square(scaled) + mean
-
-
-def probes(
-    x: Tensor,
-    count: int = 1,
-    kind: Literal["rademacher", "gaussian"] = "rademacher",
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Random directions v with E vvᵀ = I for a batch x (B, *D): (count, B, *D), in the dtype and on the device of x.
-
-    Rademacher signs ±1 have the least variance of Hutchinson's trace estimate vᵀAv among directions with independent
-    coordinates, 2 (|A|² − |diag A|²) for symmetric A; Gaussian ones have 2 |A|² (Hutchinson 1990).
-    """
-    arguments.floating("x", x)
-    arguments.positive_integer("count", count)
-    if kind not in ("rademacher", "gaussian"):
-        raise ValueError(f"kind must be 'rademacher' or 'gaussian', got {kind!r}")
-    v = standard_normal((count, *x.shape), generator, x.dtype, x.device)
-    return v if kind == "gaussian" else torch.copysign(torch.ones_like(v), v)
 
 
 def _value(score: Score, x: Tensor) -> Tensor:
