@@ -48,8 +48,8 @@ def ssm(score: Score, x: Tensor, v: Tensor, *, exact_norm: bool = False) -> Tens
     """Sliced score matching: vᵀ ∇s(x) v + ½ (vᵀ s(x))² (Song et al. 2019), or + ½ |s(x)|² instead; (B,).
 
     v are random directions with E vvᵀ = I, one for each sample (B, *D) or M of them (M, B, *D) over which is averaged:
-    see `noise.probes`. With exact_norm=True the norm is not projected: the variant with less variance (SSM-VR). Each v
-    costs one product with the Jacobian, whatever the dimension. Raises as `esm` does for x, and ValueError for another v.
+    see `noise.probes`. With exact_norm=True the norm is not projected, which has less variance (SSM-VR). Each v costs
+    one product with the Jacobian, whatever the dimension. Raises as `esm` does for x, and ValueError for another v.
     """
     arguments.finite("v", v)
     if v.shape not in (x.shape, (*v.shape[:1], *x.shape)) or not len(v):
