@@ -4,6 +4,7 @@ from minidiff.metrics.cost import CountCalls, Timer
 from minidiff.metrics.frechet import Floor, frechet_distance, frechet_extrapolated, frechet_floor
 from minidiff.metrics.judged import BoundedScore, class_accuracy, inception_score
 from minidiff.metrics.neighbours import PrecisionRecall, copy_rate, nearest_distance, precision_recall
+from minidiff.metrics.path_error import path_error
 from minidiff.metrics.samples import Estimate
 from minidiff.metrics.straightness import straightness
 from minidiff.metrics.two_sample import mmd, sliced_wasserstein
@@ -23,6 +24,7 @@ __all__ = [
     "inception_score",
     "mmd",
     "nearest_distance",
+    "path_error",
     "precision_recall",
     "sliced_wasserstein",
     "straightness",
