@@ -402,7 +402,7 @@ def test_sigmoid_schedule_is_the_published_one_up_to_its_floor(start, end, tau):
 
 def test_sigmoid_schedule_becomes_a_straight_line_for_large_tau():
     t = torch.linspace(0, 1, 11, dtype=F64)
-    torch.testing.assert_close(SigmoidVP(tau=1e3).alpha(t) ** 2, 1e-9 + (1 - 1e-9) * (1 - t), rtol=0, atol=1e-6)
+    torch.testing.assert_close(SigmoidVP(temperature=1e3).alpha(t) ** 2, 1e-9 + (1 - 1e-9) * (1 - t), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("k", [0.5, 1.0, 4.0])
@@ -441,7 +441,7 @@ def test_zero_terminal_rescaling_is_that_of_diffusers():
     ("build", "error", "message"),
     [
         (lambda: SigmoidVP(start=3.0, end=3.0), ValueError, "start must be below end, got 3.0 and 3.0"),
-        (lambda: SigmoidVP(tau=0.0), ValueError, "tau must be a finite number"),
+        (lambda: SigmoidVP(temperature=0.0), ValueError, "temperature must be a finite number"),
         (lambda: SigmoidVP(floor=0.0), ValueError, "floor must be a finite number"),
         (lambda: SNRShifted(LinearVP(), -1.0), ValueError, "k must be a finite number"),
         (lambda: zero_terminal([0.1, 0.2]), TypeError, "betas must be a tuple of floats, got list"),

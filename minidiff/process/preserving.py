@@ -126,21 +126,21 @@ class CosineVP(VariancePreserving):
 class SigmoidVP(VariancePreserving):
     """α² falls like a logistic curve: α² = floor + (1 − floor) (s(b) − s(u))/(s(b) − s(a)), s the sigmoid.
 
-    Here a = start/τ, b = end/τ and u = a + t (b − a) (Jabri et al. 2023; Chen 2023, algorithm 1). They clip α² at 1e-9;
-    the floor does the same smoothly: α_1² = floor, and everything is finite at t = 1. A larger τ makes α² straighter.
-    Raises ValueError unless start < end, τ > 0 and 0 < floor < 1.
+    Here a = start/temperature, b = end/temperature and u = a + t (b − a) (Jabri et al. 2023; Chen 2023, algorithm 1).
+    They clip α² at 1e-9; the floor does the same smoothly: α_1² = floor, and everything is finite at t = 1. A higher
+    temperature makes α² straighter. Raises ValueError unless start < end, temperature > 0 and 0 < floor < 1.
     """
 
     start: float = -3.0
     end: float = 3.0
-    tau: float = 1.0
+    temperature: float = 1.0
     floor: float = 1e-9
 
     def __post_init__(self) -> None:
         """Check the piece of the sigmoid."""
         arguments.real("start", self.start)
         arguments.real("end", self.end)
-        arguments.real("tau", self.tau, 1e-6)
+        arguments.real("temperature", self.temperature, 1e-6)
         arguments.real("floor", self.floor, 1e-15, 1 - 1e-3)
         if self.start >= self.end:
             raise ValueError(f"start must be below end, got {self.start} and {self.end}")
@@ -148,7 +148,7 @@ class SigmoidVP(VariancePreserving):
 
     def _share(self, t: Tensor, mirrored: bool) -> Tensor:
         """(s(b) − s(u))/(s(b) − s(a)), or one minus it, by s(p) − s(q) = sinh((p − q)/2)/(2 cosh(p/2) cosh(q/2))."""
-        a, b = self.start / self.tau, self.end / self.tau
+        a, b = self.start / self.temperature, self.end / self.temperature
         length, other = (t, b) if mirrored else (1 - t, a)
         scale = math.cosh(other / 2) / math.sinh((b - a) / 2)
         return scale * torch.sinh(length * (b - a) / 2) / torch.cosh((a + t * (b - a)) / 2)
@@ -163,7 +163,7 @@ class SigmoidVP(VariancePreserving):
 
     def alpha_rate(self, t: Tensor) -> Tensor:
         """−(1 − floor) (b − a) s′(u) / (2 α (s(b) − s(a)))."""
-        a, b = self.start / self.tau, self.end / self.tau
+        a, b = self.start / self.temperature, self.end / self.temperature
         whole = math.sinh((b - a) / 2) / (2 * math.cosh(a / 2) * math.cosh(b / 2))
         slope = (b - a) / (4 * torch.cosh((a + t * (b - a)) / 2) ** 2)
         return -(1 - self.floor) * slope / (2 * whole * self.alpha(t))
