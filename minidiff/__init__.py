@@ -19,6 +19,7 @@ _MODULES = (
     "bound",
     "bridge",
     "checks",
+    "cld",
     "clusters",
     "continuous_bound",
     "data",
@@ -38,6 +39,7 @@ _MODULES = (
     "sparse",
     "times",
     "train",
+    "uncertainty",
     "widgets",
     "zoo",
 )

@@ -25,6 +25,8 @@ FLOORS = (
         "ode",
         "fokker_planck",
         "bridge",
+        "cld",
+        "uncertainty",
     },
     {"train", "metrics", "families"},
     {"zoo", "distill", "efficient", "apps", "checks", "costs"},

@@ -29,6 +29,7 @@ from minidiff.objectives.denoising import (
 )
 from minidiff.objectives.effective import effective_weight
 from minidiff.objectives.flow_matching import conditional_velocity, flow_matching
+from minidiff.objectives.hybrid import hybrid_loss, step_kl
 from minidiff.objectives.score_matching import Score, dsm, esm, ism, ssm
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "elbo",
     "esm",
     "flow_matching",
+    "hybrid_loss",
     "independent",
     "ism",
     "likelihood",
@@ -58,6 +60,7 @@ __all__ = [
     "snr",
     "sort_coupling",
     "ssm",
+    "step_kl",
     "transport_cost",
     "truncated_snr",
     "uniform",

@@ -12,12 +12,14 @@ from minidiff.samplers.exponential import exponential
 from minidiff.samplers.langevin import annealed_langevin, langevin
 from minidiff.samplers.posterior import ancestral, ddim
 from minidiff.samplers.published import deis, dpmpp_2m, dpmpp_3m, pndm, unipc
+from minidiff.samplers.reverse_variance import ReverseSteps, reverse_gaussian, reverse_steps
 from minidiff.samplers.runge_kutta import euler, heun
 from minidiff.samplers.singlestep import dpm_solver, dpmpp_2s
 from minidiff.samplers.state import State, last, path
 from minidiff.samplers.stochastic import euler_maruyama, sa_solver
 
 __all__ = [
+    "ReverseSteps",
     "State",
     "ancestral",
     "annealed_langevin",
@@ -37,6 +39,8 @@ __all__ = [
     "path",
     "pndm",
     "restart",
+    "reverse_gaussian",
+    "reverse_steps",
     "sa_solver",
     "sample",
     "unipc",
