@@ -24,6 +24,7 @@ FLOORS = (
         "learned_schedule",
         "ode",
         "fokker_planck",
+        "affine_law",
         "bridge",
         "cld",
         "uncertainty",

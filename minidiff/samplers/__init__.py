@@ -11,12 +11,14 @@ from minidiff.samplers.default import sample
 from minidiff.samplers.exponential import exponential
 from minidiff.samplers.langevin import annealed_langevin, langevin
 from minidiff.samplers.posterior import ancestral, ddim
+from minidiff.samplers.predictor_corrector import predictor_corrector
 from minidiff.samplers.published import deis, dpmpp_2m, dpmpp_3m, pndm, unipc
 from minidiff.samplers.reverse_variance import ReverseSteps, reverse_gaussian, reverse_steps
 from minidiff.samplers.runge_kutta import euler, heun
 from minidiff.samplers.singlestep import dpm_solver, dpmpp_2s
 from minidiff.samplers.state import State, last, path
 from minidiff.samplers.stochastic import euler_maruyama, sa_solver
+from minidiff.samplers.stochastic_dpm import dpmpp_2m_sde, dpmpp_sde
 
 __all__ = [
     "ReverseSteps",
@@ -27,8 +29,10 @@ __all__ = [
     "deis",
     "dpm_solver",
     "dpmpp_2m",
+    "dpmpp_2m_sde",
     "dpmpp_2s",
     "dpmpp_3m",
+    "dpmpp_sde",
     "edm",
     "euler",
     "euler_maruyama",
@@ -38,6 +42,7 @@ __all__ = [
     "last",
     "path",
     "pndm",
+    "predictor_corrector",
     "restart",
     "reverse_gaussian",
     "reverse_steps",
