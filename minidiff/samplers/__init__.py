@@ -10,21 +10,30 @@ from minidiff.samplers.churn import edm, restart
 from minidiff.samplers.default import sample
 from minidiff.samplers.exponential import exponential
 from minidiff.samplers.langevin import annealed_langevin, langevin
+from minidiff.samplers.parallel import Sweep, parareal, picard
 from minidiff.samplers.posterior import ancestral, ddim
 from minidiff.samplers.predictor_corrector import predictor_corrector
 from minidiff.samplers.published import deis, dpmpp_2m, dpmpp_3m, pndm, unipc
 from minidiff.samplers.reverse_variance import ReverseSteps, reverse_gaussian, reverse_steps
 from minidiff.samplers.runge_kutta import euler, heun
+from minidiff.samplers.selection import best_of, expected_best, search_noise
 from minidiff.samplers.singlestep import dpm_solver, dpmpp_2s
+from minidiff.samplers.speculative import Speculation, overlap, speculative
 from minidiff.samplers.state import State, last, path
+from minidiff.samplers.steering import Steered, effective_sample_size, steered
 from minidiff.samplers.stochastic import euler_maruyama, sa_solver
 from minidiff.samplers.stochastic_dpm import dpmpp_2m_sde, dpmpp_sde
+from minidiff.samplers.truncation import late_start, squared_errors
 
 __all__ = [
     "ReverseSteps",
+    "Speculation",
     "State",
+    "Steered",
+    "Sweep",
     "ancestral",
     "annealed_langevin",
+    "best_of",
     "ddim",
     "deis",
     "dpm_solver",
@@ -34,13 +43,19 @@ __all__ = [
     "dpmpp_3m",
     "dpmpp_sde",
     "edm",
+    "effective_sample_size",
     "euler",
     "euler_maruyama",
+    "expected_best",
     "exponential",
     "heun",
     "langevin",
     "last",
+    "late_start",
+    "overlap",
+    "parareal",
     "path",
+    "picard",
     "pndm",
     "predictor_corrector",
     "restart",
@@ -48,5 +63,9 @@ __all__ = [
     "reverse_steps",
     "sa_solver",
     "sample",
+    "search_noise",
+    "speculative",
+    "squared_errors",
+    "steered",
     "unipc",
 ]

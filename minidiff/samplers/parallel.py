@@ -109,9 +109,10 @@ def picard(
     mean square over the coordinates, in every sample of the batch; the window then slides on. With tolerance 0 the
     path is that of the sequential method after at most n sweeps, and with window 1 in exactly n.
 
-    The states are in float32 or better. The step is DDIM's, or that of any deterministic one-step `method`, such as `heun`, called for each step apart.
-    x: (B, *D) at times[0]; times: float64 (n + 1,). The first Sweep is the guess without a call, x carried along by G;
-    the last has settled = n. Raises what `begin` raises, and ValueError for window < 1, tolerance < 0, unknown cheap.
+    The states are in float32 or better. The step is DDIM's, or that of any deterministic one-step `method`, such as
+    `heun`, called for each step apart. x: (B, *D) at times[0]; times: float64 (n + 1,). The first Sweep is the guess
+    without a call, x carried along by G; the last has settled = n. Raises what `begin` raises, and ValueError for
+    window < 1, tolerance < 0, unknown cheap.
     """
     grid = begin(D, x, times)
     if window is not None:

@@ -76,8 +76,8 @@ def speculative(
     each round makes between 1 and `length` steps. Without a draft, the first round is an ordinary step.
 
     x: (B, *D) at times[0]; times: float64 (n + 1,). Samples of a batch stand at different times; a round is one call of
-    D with a time for each row, on at most B·length rows. The states are in float32 or better. Raises what `begin` raises, and ValueError for length < 1, a
-    coupled denoiser, and a draft on another process.
+    D with a time for each row, on at most B·length rows, in float32 or better. Raises what `begin` raises, and
+    ValueError for length < 1, a coupled denoiser, and a draft on another process.
     """
     refuse_coupled(D, "speculative")
     grid = begin(D, x, times)

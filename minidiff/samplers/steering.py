@@ -1,4 +1,4 @@
-"""Steering: a population of chains, weighted on the way by a reward and resampled (Feynman–Kac; sequential Monte Carlo).
+"""Steering: a population of chains, weighted on the way by a reward and resampled (Feynman–Kac, SMC).
 
 Particles move as in `ancestral`. The reward r of the prediction x̂_0 weights them at every step by
 G_i = exp(β (r_i − r_{i−1})), and the product of all G is exp(β r(x)) at the end: the weighted particles stand for the
