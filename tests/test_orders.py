@@ -1,65 +1,59 @@
-"""Measured orders of convergence on an exact mixture: λ in [−2, 1.5], N = 40…320, median error of 64 starts, float64.
+"""Measured orders of convergence on an exact mixture: every method of the catalogue, by the function of the book.
 
-The reference is not one of our methods: SciPy's DOP853 on dy/dλ = D − y with y = x/α.
+λ in [−2, 1.5], N = 40…320, median error of 64 starts, float64, against SciPy's DOP853: see `minidiff.bench.orders`.
 """
 
-import functools
 import math
+from functools import partial
 
 import pytest
 import torch
 from processes import FORMULAS, name
-from scipy.integrate import solve_ivp
 
-from minidiff.analytic import GaussianMixture
-from minidiff.process import EDM, CosineVP, LinearVP
-from minidiff.samplers import ddim, euler, exponential, heun, path
+from minidiff.bench import orders, results
+from minidiff.bench.orders import LAM, STEPS, errors, has_order, mixture, reference, slope
+from minidiff.process import CosineVP, LinearVP
+from minidiff.samplers import deis, dpmpp_3m, euler, exponential, heun, path, unipc
+from minidiff.samplers.catalogue import METHODS
 
 F64 = torch.float64
-LAM = (-2.0, 1.5)
-STEPS = (40, 80, 160, 320)
 
 
-def mixture(process):
-    angle = torch.arange(5, dtype=F64) * 2 * math.pi / 5
-    weights = torch.tensor([1.0, 2.0, 1.5, 0.7, 1.0], dtype=F64)
-    return GaussianMixture(process, weights / weights.sum(), torch.stack([angle.cos(), angle.sin()], 1), stds=0.3)
+@pytest.fixture(scope="module")
+def stored():
+    return {row["method"]: row for row in results.load("orders")["data"]["table"]}
 
 
-@functools.cache
-def reference():
-    """Starts y (64, 2) at λ = −2 and the solution at λ = 1.5, both in the coordinates y = x/α all processes share."""
-    D = mixture(EDM())  # α = 1
-    r = math.exp(-LAM[0])
-    y = torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=F64) * math.hypot(1, r)
-
-    def rate(lam, flat):
-        state = torch.from_numpy(flat).reshape(64, 2)
-        t = D.process.time(torch.tensor(lam, dtype=F64))
-        return (D(state, t) - state).flatten().numpy()
-
-    solution = solve_ivp(rate, LAM, y.flatten().numpy(), "DOP853", rtol=1e-12, atol=1e-13)
-    return y, torch.from_numpy(solution.y[:, -1]).reshape(64, 2)
+@pytest.mark.parametrize("method", METHODS)
+def test_order(method, stored):
+    """The slope is the nominal one, and the book's table holds this very measurement."""
+    found = errors(METHODS[method].run, LinearVP(), METHODS[method].grid)
+    measured = math.log2(found[0] / found[-1]) / math.log2(STEPS[-1] / STEPS[0])
+    assert has_order(measured, METHODS[method].order)
+    row = stored[method]
+    assert row["measured"] == pytest.approx(measured, abs=0.03)
+    assert row["errors"] == pytest.approx(found, rel=0.1)
+    assert {key: row[key] for key in ("quantity", "variable", "nodes", "weights", "order")} == {
+        key: getattr(METHODS[method], key) for key in ("quantity", "variable", "nodes", "weights", "order")
+    }
 
 
-def slope(method, process, variable="lam"):
-    """The order measured from N = 40 to N = 320, on the grid uniform in λ or in t between the same two λ."""
-    y, exact = reference()
-    D = mixture(process)
-    ends = process.time(torch.tensor(LAM, dtype=F64))
-    errors = []
-    for n in STEPS:
-        if variable == "lam":
-            times = process.time(torch.linspace(*LAM, n + 1, dtype=F64))
-        else:
-            times = torch.linspace(float(ends[0]), float(ends[1]), n + 1, dtype=F64)
-        x = path(method(D, process.alpha(times[0]) * y, times))[-1]
-        errors.append(float((x / process.alpha(times[-1]) - exact).norm(dim=1).median()))
-    return math.log2(errors[0] / errors[-1]) / math.log2(STEPS[-1] / STEPS[0])
+def test_the_stored_table_is_that_of_the_catalogue(stored):
+    assert list(stored) == list(METHODS)
+    assert results.load("orders")["data"]["steps"] == list(STEPS)
 
 
-def has_order(measured, nominal):
-    return nominal - 0.15 <= measured < nominal + 0.85
+def test_the_table_and_its_command(monkeypatch, tmp_path):
+    """Its rows, on the first two methods; the command takes no arguments."""
+    (tmp_path / "book" / "results").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(orders, "METHODS", dict(list(METHODS.items())[:2]))
+    orders.main([])
+    rows = results.load("orders")["data"]["table"]
+    assert [row["method"] for row in rows] == ["DDIM", "Euler"]
+    assert all(len(row["errors"]) == len(STEPS) for row in rows)
+    with pytest.raises(ValueError, match="no arguments are known"):
+        orders.main(["fast"])
 
 
 @pytest.mark.parametrize(("method", "order"), [(euler, 1), (heun, 2)], ids=["euler", "heun"])
@@ -68,45 +62,52 @@ def test_order_of_the_methods_in_t(process, method, order):
     assert has_order(slope(method, process, "t"), order)
 
 
-@pytest.mark.parametrize("variable", ["lam", "cos"])
-@pytest.mark.parametrize("corrector", [False, True])
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_order_of_the_multistep_methods(order, corrector, variable):
-    def method(D, x, times):
-        return exponential(D, x, times, order=order, corrector=corrector, variable=variable)
-
-    assert has_order(slope(method, LinearVP()), order + corrector)
+@pytest.mark.parametrize("process", [p for p in FORMULAS if p != LinearVP()], ids=name)
+def test_order_of_deis_in_t(process):
+    """Its polynomial is one in t, so its numbers depend on the process; the order does not."""
+    few, many = errors(partial(deis, order=2, variable="t"), process, steps=(40, 80))
+    assert has_order(math.log2(few / many), 2)
 
 
-def test_order_of_ddim():
-    assert has_order(slope(ddim, LinearVP()), 1)
+def in_common_coordinates(method, process, lam, y):
+    """x/α along a run from y, on times where λ is `lam`."""
+    times = process.time(lam)
+    alpha = process.alpha(times)
+    return path(method(mixture(process), alpha[0] * y, times)) / alpha[:, None, None]
 
 
 @pytest.mark.parametrize("process", [p for p in FORMULAS if p != LinearVP()], ids=name)
 def test_methods_in_lam_are_the_same_for_every_process(process):
     """x/α at equal λ does not depend on the process, so one order says it for all."""
-    y, _ = reference()
-    lam = torch.linspace(*LAM, 21, dtype=F64)
-
-    def in_common_coordinates(process, **options):
-        times = process.time(lam)
-        alpha = process.alpha(times)
-        return path(exponential(mixture(process), alpha[0] * y, times, **options)) / alpha[:, None, None]
-
-    for options in ({"order": 1}, {"order": 3}, {"order": 4, "corrector": True}, {"order": 4, "variable": "cos"}):
-        ours, first = in_common_coordinates(process, **options), in_common_coordinates(LinearVP(), **options)
-        torch.testing.assert_close(ours, first, rtol=0, atol=1e-10)
+    y, lam = reference()[0][:8], torch.linspace(*LAM, 13, dtype=F64)
+    for method in METHODS.values():
+        if not method.of_process:
+            ours, first = (in_common_coordinates(method.run, p, lam, y) for p in (process, LinearVP()))
+            torch.testing.assert_close(ours, first, rtol=0, atol=1e-10)
 
 
-def test_a_ramped_start_would_lose_the_order():
-    """Without collocation the first steps are of order 1 and 2: order 3 then measures 2, so the test above can fail."""
-    from minidiff.samplers.exponential import solve
-    from minidiff.samplers.state import begin
+MANY = (320, 1280)
 
-    def ramped(D, x, times):
-        return solve(D, x, begin(D, x, times), order=3, variable="lam", corrector=False, collocate=False)
 
-    assert has_order(slope(ramped, LinearVP()), 2)
+def last_slope(method):
+    few, many = errors(method, LinearVP(), steps=MANY)
+    return math.log2(few / many) / 2
+
+
+def test_the_start_caps_the_order():
+    """A first step of order 1 has the local error h², a corrected one h³, and neither is repeated: caps 2 and 3."""
+    ramped = partial(exponential, collocate=False)
+    assert has_order(last_slope(partial(ramped, order=3)), 2)
+    assert has_order(last_slope(partial(unipc, order=3, corrector=False)), 2)
+    assert has_order(last_slope(partial(ramped, order=4)), 2)
+    assert has_order(last_slope(partial(ramped, order=4, corrector=True)), 3)
+    assert has_order(last_slope(partial(exponential, order=3)), 3)
+
+
+def test_the_released_3m_has_order_2_whatever_its_start():
+    released = partial(dpmpp_3m, second_difference="released")
+    assert has_order(slope(released, LinearVP()), 2)
+    assert has_order(slope(partial(released, collocate=False), LinearVP()), 2)
 
 
 def test_an_infinite_start_costs_one_first_order_step():

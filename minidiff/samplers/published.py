@@ -17,6 +17,7 @@ from minidiff import arguments
 from minidiff.denoiser import DenoiserLike
 from minidiff.samplers.exponential import collocated, exponential
 from minidiff.samplers.multistep import plan, run
+from minidiff.samplers.phi import phi
 from minidiff.samplers.state import Grid, State, begin
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
@@ -68,12 +69,12 @@ def dpmpp_3m(
     second_difference: Literal["corrected", "released"] = "corrected",
     collocate: bool = True,
 ) -> Iterator[State]:
-    """DPM-Solver++(3M): two divided differences of D in λ, integrated with φ_1, φ_2, φ_3 of −h.
+    """DPM-Solver++(3M): two divided differences of D in λ, integrated with φ_1, φ_2, φ_3.
 
-    x_t = (σ_t/σ_s) x_s + α_t ((1 − e^{−h}) D_0 + φ_2 D′ + φ_3 D″), φ_2 = (e^{−h} − 1)/h + 1, φ_3 = ½ − φ_2/h. With
-    r_0, r_1 the two earlier steps over h: D′ = h times the slope at the newest node, and D″ = h² times the second
-    derivative, which is twice the divided difference ((D_0 − D_1)/r_0 − (D_1 − D_2)/r_1)/(r_0 + r_1). The code released
-    with the paper, and others after it, leave out the 2 ("released"), and have order 2 instead of 3.
+    x_t = (σ_t/σ_s) x_s + α_t h (φ_1 D_0 + φ_2 D′ + φ_3 D″) with φ_k = φ_k(−h) of `phi`. With r_0, r_1 the two earlier
+    steps over h: D′ = h times the slope at the newest node, and D″ = h² times the second derivative, which is twice the
+    divided difference ((D_0 − D_1)/r_0 − (D_1 − D_2)/r_1)/(r_0 + r_1). The code released with the paper, and others
+    after it, leave out the 2 ("released"), and have order 2 instead of 3.
 
     One call of D a step, and two more for a start by collocation (`exponential`); without it, as released, the order
     grows from 1 with the values known. A step to σ = 0 is DDIM's.
@@ -96,13 +97,12 @@ def dpmpp_3m(
             r_1 = (lam[i - 1] - lam[i - 2]) / h
             difference = (first - (older[0] - older[1]) / r_1) / (r_0 + r_1)
             first, second = first + r_0 * difference, factor * difference
-        phi_1 = -math.expm1(-h)
-        # Without a slope its factors are not needed, and they are infinite where h is.
-        phi_2 = 1 - phi_1 / h if known > 1 else 0.0
-        phi_3 = 1 / 2 - phi_2 / h if known > 1 else 0.0
+        total = -math.expm1(-h) * D_0  # h φ_1(−h), finite where h is not
         if known == 2:
-            phi_2 = phi_1 / 2  # the released code falls back on 2M, which replaces φ_2 by ½ φ_1
-        return _weights(grid.alpha[i + 1] * (phi_1 * D_0 + phi_2 * first + phi_3 * second))
+            total = total - math.expm1(-h) / 2 * first  # the released code falls back on 2M, with ½ φ_1 for φ_2
+        elif known == 3:
+            total = total + h * (phi(2, -h) * first + phi(3, -h) * second)
+        return _weights(grid.alpha[i + 1] * total)
 
     grid = begin(D, x, times)
     made = plan(grid, rule)
@@ -144,7 +144,7 @@ def unipc(
     """UniP-p, and UniPC-p with its corrector UniC-p (Zhao et al. 2023, section 3), predicting x_0.
 
     x_t = (σ_t/σ_s) x_s + α_t ((1 − e^{−h}) D_s + B Σ_m a_m (D_m − D_s)/r_m), r_m = (λ_m − λ_s)/h, where the a solve
-    Σ_m r_m^{k−1} a_m = k! ψ_k/B for k = 1, 2, …, with ψ_k = ∫_0^h e^{z−h} (z/h)^k/k! dz; so B cancels. As released,
+    Σ_m r_m^{k−1} a_m = k! h φ_{k+1}(−h)/B for k = 1, 2, …; so B cancels. As released,
     UniP-2 and UniC-1 take a = ½ instead, and there B = h ("bh1") and B = 1 − e^{−h} ("bh2") differ. The corrector adds
     the new value, r = 1, and has order p + 1 at no further call; the last step is not corrected. The order grows from
     1 with the values known.
@@ -187,13 +187,10 @@ def _unified(grid: Grid, i: int, others: list[int], variant: str) -> tuple[float
 
 
 def _coefficients(r: Tensor, h: float, B: float) -> Tensor:
-    """a with Σ_m r_m^{k−1} a_m = k! ψ_k/B, where ψ_k = ∫_0^h e^{z−h} (z/h)^k/k! dz; ½ where there is one."""
+    """a with Σ_m r_m^{k−1} a_m = k! h φ_{k+1}(−h)/B, k = 1, 2, …; ½ where there is one."""
     if len(r) == 1:
         return torch.full((1,), 0.5, dtype=torch.float64)
-    psi, moments = -math.expm1(-h), []
-    for k in range(1, len(r) + 1):
-        psi = 1 / math.factorial(k) - psi / h
-        moments.append(math.factorial(k) * psi / B)
+    moments = [math.factorial(k) * h * phi(k + 1, -h) / B for k in range(1, len(r) + 1)]
     powers = torch.stack([r**k for k in range(len(r))])
     return torch.linalg.solve(powers, torch.tensor(moments, dtype=torch.float64))
 

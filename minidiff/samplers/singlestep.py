@@ -12,6 +12,7 @@ from torch import Tensor
 from minidiff import arguments
 from minidiff.denoiser import DenoiserLike
 from minidiff.samplers.multistep import Quantity, quantity_of, transfer
+from minidiff.samplers.phi import phi
 from minidiff.samplers.state import Grid, State, begin, combine, scalars
 
 
@@ -34,7 +35,7 @@ def _expansion(order: int, quantity: Quantity, h: float) -> list[tuple[float, tu
         return -math.expm1(sign * c * h)
 
     def s(c: float) -> float:
-        return 1 + sign * e(c) / (c * h)
+        return -sign * c * h * phi(2, sign * c * h)
 
     if order == 1:
         return [(1, (e(1),))]
