@@ -27,6 +27,7 @@ _MODULES = (
     "denoiser",
     "families",
     "fokker_planck",
+    "grids",
     "learned_schedule",
     "likelihood",
     "linear",

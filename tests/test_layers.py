@@ -16,6 +16,7 @@ FLOORS = (
     {
         "objectives",
         "samplers",
+        "grids",
         "guidance",
         "inverse",
         "likelihood",

@@ -6,15 +6,20 @@ give the same answer. Coefficients are computed once on the whole grid, in float
 grad mode alone; `sample` runs without gradients.
 """
 
+from minidiff.samplers.adaptive import adaptive
+from minidiff.samplers.adaptive_sde import adaptive_sde
 from minidiff.samplers.churn import edm, restart
 from minidiff.samplers.default import sample
 from minidiff.samplers.exponential import exponential
+from minidiff.samplers.inversion import invert, slerp
+from minidiff.samplers.invertible import bdia
 from minidiff.samplers.langevin import annealed_langevin, langevin
 from minidiff.samplers.parallel import Sweep, parareal, picard
 from minidiff.samplers.posterior import ancestral, ddim
 from minidiff.samplers.predictor_corrector import predictor_corrector
 from minidiff.samplers.published import deis, dpmpp_2m, dpmpp_3m, pndm, unipc
 from minidiff.samplers.reverse_variance import ReverseSteps, reverse_gaussian, reverse_steps
+from minidiff.samplers.richardson import local_richardson, richardson
 from minidiff.samplers.runge_kutta import euler, heun
 from minidiff.samplers.selection import best_of, expected_best, search_noise
 from minidiff.samplers.singlestep import dpm_solver, dpmpp_2s
@@ -23,6 +28,7 @@ from minidiff.samplers.state import State, last, path
 from minidiff.samplers.steering import Steered, effective_sample_size, steered
 from minidiff.samplers.stochastic import euler_maruyama, sa_solver
 from minidiff.samplers.stochastic_dpm import dpmpp_2m_sde, dpmpp_sde
+from minidiff.samplers.taylor import taylor
 from minidiff.samplers.truncation import late_start, squared_errors
 
 __all__ = [
@@ -31,8 +37,11 @@ __all__ = [
     "State",
     "Steered",
     "Sweep",
+    "adaptive",
+    "adaptive_sde",
     "ancestral",
     "annealed_langevin",
+    "bdia",
     "best_of",
     "ddim",
     "deis",
@@ -49,9 +58,11 @@ __all__ = [
     "expected_best",
     "exponential",
     "heun",
+    "invert",
     "langevin",
     "last",
     "late_start",
+    "local_richardson",
     "overlap",
     "parareal",
     "path",
@@ -61,11 +72,14 @@ __all__ = [
     "restart",
     "reverse_gaussian",
     "reverse_steps",
+    "richardson",
     "sa_solver",
     "sample",
     "search_noise",
+    "slerp",
     "speculative",
     "squared_errors",
     "steered",
+    "taylor",
     "unipc",
 ]
