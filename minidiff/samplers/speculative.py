@@ -8,6 +8,7 @@ N(m, s² I), and a draft is kept with the largest probability possible (De Borto
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -111,6 +112,8 @@ class _Chains:
         self.D, self.draft, self.generator, self.times = D, draft, generator, times
         self.n, self.x, self.held = len(grid.steps), x.clone(), torch.zeros_like(x)
         self.a, self.b, self.s = (x.new_tensor(values) for values in ancestral_coefficients(grid))
+        if isinstance(generator, Sequence) and len(generator) != len(x):
+            raise ValueError(f"one generator a sample needed: got {len(generator)} for a batch of {len(x)}")
         count = torch.zeros(len(x), dtype=torch.int64)
         self.position, self.rounds, self.calls, self.drafted = (count.clone() for _ in range(4))
         self.tested, self.accepted = torch.zeros(2, self.n, dtype=torch.int64).unbind()
