@@ -9,7 +9,8 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 
-SUPPORT = frozenset({"results"})  # modules of this package that benchmarks use and that are none themselves
+# Modules of this package that benchmarks use and that are none themselves.
+SUPPORT = frozenset({"contenders", "judging", "reference", "results", "sprites"})
 
 
 def names() -> list[str]:
