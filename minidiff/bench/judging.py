@@ -18,8 +18,9 @@ from minidiff import data, likelihood, metrics, noise, plot, zoo
 from minidiff.bench.reference import Start, other_solution, solution
 from minidiff.denoiser import Denoiser
 from minidiff.nets import Classifier
-from minidiff.zoo.measure import PATCH_SIZE, PATCHES
 
+PATCH_SIZE = 32  # pixels a side of the photographs' patches
+PATCHES = 20_000  # with which the network for them was trained
 SHEET = 24  # samples of a cell that are kept as a picture
 
 
