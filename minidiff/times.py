@@ -104,21 +104,25 @@ def cosine_angle(
     r_max: float = 80.0,
     r_min: float = 0.002,
     zero: bool = False,
+    power: float = 1.0,
 ) -> Tensor:
-    """Uniform in the angle θ = arctan(r / σ_data) from r_max to r_min; (n + 1,).
+    """Uniform in the angle arctan((r / σ_data)^power) from r_max to r_min; (n + 1,).
 
-    For centred Gaussian data of standard deviation σ_data the denoiser along a sampling path is proportional to
-    cos θ. The angle is finite at both ends: r_max = inf starts at the process's own t = 1, r_min = 0 ends at t = 0.
+    With power = 1 it is θ = arctan(r / σ_data): for centred Gaussian data of standard deviation σ_data the denoiser
+    along a sampling path is proportional to cos θ. A smaller power spreads the steps over more scales of r. The angle
+    is finite at both ends: r_max = inf starts at the process's own t = 1, r_min = 0 ends at t = 0. Raises ValueError
+    unless sigma_data > 0 and 0 < power ≤ 1, and where nothing of the range remains.
     """
     arguments.real("sigma_data", sigma_data, 1e-12)
+    arguments.real("power", power, 1e-3, 1.0)
     return _uniform_in(
         process,
         n,
         r_max,
         r_min,
         zero,
-        lambda r: torch.atan(r / sigma_data),
-        lambda theta: sigma_data * torch.tan(theta),
+        lambda r: torch.atan((r / sigma_data) ** power),
+        lambda u: sigma_data * torch.tan(u) ** (1 / power),
     )
 
 

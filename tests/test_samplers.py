@@ -15,7 +15,7 @@ from minidiff.analytic import Gaussian, GaussianMixture
 from minidiff.denoiser import Denoiser
 from minidiff.metrics import CountCalls
 from minidiff.process import EDM, VE, CosineVP, LinearVP, RectifiedFlow, Tabulated, TrigFlow
-from minidiff.samplers import State, ancestral, ddim, euler, exponential, heun, last, path
+from minidiff.samplers import State, ancestral, angle_grid, ddim, euler, exponential, heun, last, path
 from minidiff.samplers.exponential import coordinate, integral_weights
 
 F64 = torch.float64
@@ -265,13 +265,36 @@ def test_sample_makes_exactly_the_calls_asked_and_ends_finite(process, n):
 
 @pytest.mark.parametrize("std", [0.3, 1.5])
 def test_sample_is_the_exponential_integrator_in_the_angle_of_its_data(std):
-    """Steps uniform in arctan(r/σ_data) to r = 0.06 σ_data, then 0; four values of D, in cos θ, corrected."""
+    """Steps uniform in arctan((r/σ_data)^0.8) down to 0; four values of D, in cos θ, corrected."""
     process = CosineVP()
     D, x = mixture(process, std), noisy(process)
     assert abs(D.sigma_data - 1) > 0.1
-    T = times.cosine_angle(process, 7, sigma_data=D.sigma_data, r_max=math.inf, r_min=0.06 * D.sigma_data, zero=True)
+    angles = math.pi / 2 * torch.arange(7, 0, -1, dtype=F64) / 7
+    T = torch.cat([process.time(-(D.sigma_data * angles.tan() ** 1.25).log()), torch.zeros(1, dtype=F64)])
+    T[0] = 1.0
     twin = exponential(D, x, T, order=4, variable="cos", corrector=True, collocate=False)
-    torch.testing.assert_close(sample(D, x, 7), last(twin), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(sample(D, x, 7), last(twin), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 40, 400])
+@every_process
+def test_the_grid_of_sample_is_uniform_in_its_angle_and_stays_inside_the_process(process, n):
+    T = angle_grid(process, n, 0.5)
+    assert len(T) == n + 1
+    assert float(T[0]) == 1.0
+    assert float(T[-1]) == 0.0
+    u = torch.atan(((-process.lam(T)).exp() / 0.5) ** 0.8)
+    first, least = float(u[0]), float(torch.atan(((-process.lam(T[-1])).exp() / 0.5) ** 0.8))
+    if least < first / n:  # the step to 0 is not shorter than the others, unless the process stops before
+        torch.testing.assert_close(u[:-1], first * torch.arange(n, 0, -1, dtype=F64) / n, rtol=1e-7, atol=1e-9)
+    else:
+        torch.testing.assert_close(u.diff(), (least - first) / n * torch.ones(n, dtype=F64), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("arguments", "error"), [((0, 1.0), "nfe must be at least 1"), ((3, 0.0), "sigma_data")])
+def test_the_grid_of_sample_refuses(arguments, error):
+    with pytest.raises(ValueError, match=error):
+        angle_grid(EDM(), *arguments)
 
 
 @every_process

@@ -9,7 +9,7 @@ grad mode alone; `sample` runs without gradients.
 from minidiff.samplers.adaptive import adaptive
 from minidiff.samplers.adaptive_sde import adaptive_sde
 from minidiff.samplers.churn import edm, restart
-from minidiff.samplers.default import sample
+from minidiff.samplers.default import angle_grid, sample
 from minidiff.samplers.exponential import exponential
 from minidiff.samplers.inversion import invert, slerp
 from minidiff.samplers.invertible import bdia
@@ -40,6 +40,7 @@ __all__ = [
     "adaptive",
     "adaptive_sde",
     "ancestral",
+    "angle_grid",
     "annealed_langevin",
     "bdia",
     "best_of",
