@@ -121,7 +121,7 @@ def _adaptive(
     while here.theta > stop:
         if calls >= max_calls:
             raise RuntimeError(
-                f"the tolerance is not met after {calls} calls, at t = {float(here.t)}: allow more error"
+                f"tolerance not met after {calls} calls, at t = {float(here.t)}: allow more error"
             )
         if here.theta - h <= stop * (1 + 1e-9):
             h = here.theta - stop
