@@ -1,8 +1,8 @@
-"""What moves on a page, and how it shows code: a slider through figures, and the source of a function.
+"""What moves on a page, and how it shows code: a slider through figures, an explorer of a table of pictures, and the
+source of a function.
 
-The book's build sets MINIDIFF_STATIC=1: the slider is then drawn beforehand, in plain HTML that needs no
-kernel, no network and no library. Without it, under a live kernel, the slider is an ipywidget that draws on
-demand.
+The book's build sets MINIDIFF_STATIC=1: slider and explorer are then drawn beforehand, in plain HTML that needs no
+kernel, no network and no library. Without it, under a live kernel, they are ipywidgets that draw on demand.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import html
 import inspect
+import io
 import json
 import os
 import textwrap
@@ -44,6 +45,30 @@ const box = this.closest('.minidiff-slider');
 const [value, alt, source] = JSON.parse(box.querySelector('script').textContent)[this.value];
 Object.assign(box.querySelector('img'), {alt: alt, src: source});
 this.setAttribute('aria-valuetext', box.querySelector('output').value = value);
+""".strip().replace("\n", " ")
+
+# One picture holds all cells, and the box through which it is seen moves.
+EXPLORER = """<div class="minidiff-explorer" style="margin:1em 0">
+<div style="display:flex;flex-wrap:wrap;gap:0.75em 1.5em;align-items:center;max-width:7in">
+<label>{row_label} <select autocomplete="off" onchange="{script}">{options}</select></label>
+<label style="flex:1;display:flex;gap:0.75em;align-items:center"><span>{column_label}</span>
+<input type="range" min="0" max="{last}" step="1" value="0" autocomplete="off" aria-valuetext="{value}"
+ style="flex:1" oninput="{script}">
+<output style="min-width:3em">{value}</output></label></div>
+<svg role="img" aria-label="{alt}" viewBox="0 0 {width} {height}"
+ style="display:block;width:{inches:g}in;max-width:100%;height:auto;background:white;margin-top:0.5em">
+<image href="data:image/png;base64,{picture}" width="{all_width}" height="{all_height}"
+ style="image-rendering:pixelated"></image></svg>
+<script type="application/json">{cells}</script>
+</div>"""
+EXPLORE = """
+const box = this.closest('.minidiff-explorer');
+const row = box.querySelector('select').selectedIndex, slider = box.querySelector('input');
+const cells = JSON.parse(box.querySelector('script').textContent);
+const [value, alt] = cells.texts[row][slider.value], svg = box.querySelector('svg');
+svg.setAttribute('viewBox', [slider.value * cells.width, row * cells.height, cells.width, cells.height].join(' '));
+svg.setAttribute('aria-label', alt);
+slider.setAttribute('aria-valuetext', box.querySelector('output').value = value);
 """.strip().replace("\n", " ")
 
 # In the book Sphinx's own style sheet colours the code, light or dark; JupyterLab has no such rules, but has
@@ -139,6 +164,96 @@ def _live_slider(frames: _Frames) -> Any:  # noqa: ANN401 - an ipywidget, and ip
 
     control.observe(draw, names="value")
     return widgets.VBox([control, picture])
+
+
+def explorer(
+    picture: bytes,
+    rows: Sequence[str],
+    columns: Sequence[Any],
+    *,
+    row_label: str,
+    column_label: str,
+    alt: str,
+    inches: float = 7.0,
+) -> None:
+    """Display one cell of a table of pictures, under a list that chooses its row and a slider that chooses its column.
+
+    picture: a PNG file with the cells edge to edge, one line of them for each of `rows`; it is stored on the page once.
+    A cell's alternative text is alt with the names of its row and column; inches is the width of a cell. Works as
+    `slider` does with and without MINIDIFF_STATIC=1. Raises ValueError if there are no rows or columns, or the size of
+    the picture is no multiple of their numbers.
+    """
+    table = _Table(picture, [str(row) for row in rows], [str(column) for column in columns], alt, inches)
+    display = require("IPython.display").display
+    if os.environ.get("MINIDIFF_STATIC") != "1":
+        display(_live_explorer(table, row_label, column_label))
+        return
+    texts = [[(column, table.alt(i, j)) for j, column in enumerate(table.columns)] for i in range(len(table.rows))]
+    cells = json.dumps({"width": table.width, "height": table.height, "texts": texts})
+    page = EXPLORER.format(
+        row_label=html.escape(row_label),
+        column_label=html.escape(column_label),
+        options="".join(f"<option>{html.escape(row)}</option>" for row in table.rows),
+        last=len(table.columns) - 1,
+        value=html.escape(table.columns[0]),
+        script=EXPLORE,
+        alt=html.escape(table.alt(0, 0)),
+        width=table.width,
+        height=table.height,
+        all_width=table.width * len(table.columns),
+        all_height=table.height * len(table.rows),
+        inches=inches,
+        picture=b64encode(picture).decode(),
+        cells=cells.replace("<", "\\u003c"),
+    )
+    text = f"{row_label}: {', '.join(table.rows)}; {column_label}: {', '.join(table.columns)}"
+    first = b64encode(table.cell(0, 0)).decode()
+    display({"text/plain": text, "text/html": page, "image/png": first}, raw=True)
+
+
+class _Table:
+    """The cells of an explorer's picture, all of one size."""
+
+    def __init__(self, picture: bytes, rows: list[str], columns: list[str], alt: str, inches: float) -> None:
+        if not rows or not columns:
+            raise ValueError(f"explorer needs rows and columns, got {len(rows)} and {len(columns)}")
+        self.whole = require("PIL.Image").open(io.BytesIO(picture))
+        self.rows, self.columns, self.text, self.inches = rows, columns, alt, inches
+        size = self.whole.size
+        self.width, self.height = size[0] // len(columns), size[1] // len(rows)
+        if size != (self.width * len(columns), self.height * len(rows)) or not self.width * self.height:
+            raise ValueError(f"{len(rows)} rows and {len(columns)} columns do not divide a picture of {size} pixels")
+
+    def alt(self, row: int, column: int) -> str:
+        return f"{self.text}; {self.rows[row]}, {self.columns[column]}"
+
+    def cell(self, row: int, column: int) -> bytes:
+        left, top = column * self.width, row * self.height
+        buffer = io.BytesIO()
+        self.whole.crop((left, top, left + self.width, top + self.height)).save(buffer, format="png")
+        return buffer.getvalue()
+
+
+def _live_explorer(table: _Table, row_label: str, column_label: str) -> Any:  # noqa: ANN401 - an ipywidget
+    widgets = require("ipywidgets")
+    style = {"description_width": "initial"}
+    row = widgets.Dropdown(options=[(t, i) for i, t in enumerate(table.rows)], description=row_label, style=style)
+    column = widgets.SelectionSlider(
+        options=[(t, j) for j, t in enumerate(table.columns)],
+        description=column_label,
+        style=style,
+        layout={"width": "4in"},
+    )
+    picture = widgets.HTML()
+
+    def draw(change: dict[str, Any] | None = None) -> None:
+        place = row.value, column.value
+        picture.value = image_tag(table.cell(*place), table.alt(*place), table.inches)
+
+    for control in (row, column):
+        control.observe(draw, names="value")
+    draw()
+    return widgets.VBox([widgets.HBox([row, column]), picture])
 
 
 def source(*functions: Callable | type, docstring: bool = False) -> None:

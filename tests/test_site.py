@@ -15,6 +15,10 @@ SLIDER = """<div class="minidiff-slider"><input type="range" min="0" max="1" val
 oninput="this.nextElementSibling.src = `{source}`"><img src="{first}"></div>"""
 GOOD = SLIDER.format(first=PIXEL % 2, source=PIXEL % 8)
 DEAD = SLIDER.format(first=PIXEL % 2, source=PIXEL % 2)
+EXPLORER = """<div class="minidiff-explorer">
+<select onchange="this.closest('div').lastElementChild.style.width = '5px'"><option>a</option><option>b</option></select><input type="range" min="0" max="1" value="0"
+oninput="this.nextElementSibling.src = `{source}`"><img src="{first}" style="width:9px;height:9px"></div>"""
+HALF = EXPLORER.format(first=PIXEL % 2, source=PIXEL % 2)  # whose list works and whose slider does not
 SEARCH = "<div id='search-results'><ul class='search'><li>posterior</li></ul></div>"
 
 
@@ -52,6 +56,10 @@ FAULTS = {
         "eq-long is wider than the text",
     ),
     "dead": (DEAD, "slider 1: its picture stays the same"),
+    "half": (
+        EXPLORER.format(first=PIXEL % 2, source=PIXEL % 2),
+        "slider 1: its picture stays the same under control 2",
+    ),
     "wide": ('<div class="bd-article-container" style="width:3000px">x</div>', "the text is wider than the window"),
     "empty": ('<div class="minidiff-slider"><input type="range"></div>', "slider 1 shows no picture"),
 }
@@ -70,7 +78,8 @@ def site(root, pages):
 
 @needs_browser
 def test_a_good_site_passes(tmp_path):
-    assert check_site.check(site(tmp_path, {"index": GOOD, "search": SEARCH}), tmp_path / "shots") == []
+    pages = {"index": GOOD, "explorer": EXPLORER.format(first=PIXEL % 2, source=PIXEL % 8), "search": SEARCH}
+    assert check_site.check(site(tmp_path, pages), tmp_path / "shots") == []
     assert (tmp_path / "shots" / "index.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -168,6 +168,102 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch, module, environm
         widgets.slider(shade, [0.0], label="t")
 
 
+def mosaic(rows=2, columns=3, size=(8, 4)):
+    """A PNG file of rows × columns cells, each of one grey that tells its place."""
+    picture = Image.new("L", (size[0] * columns, size[1] * rows))
+    for i in range(rows):
+        for j in range(columns):
+            place = (j * size[0], i * size[1], (j + 1) * size[0], (i + 1) * size[1])
+            picture.paste(40 * (1 + i * columns + j), place)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def explore(rows=("a", "b"), columns=(1, 2, 5), **changes):
+    options = {"row_label": "sampler", "column_label": "calls", "alt": "samples"} | changes
+    widgets.explorer(mosaic(), rows, columns, **options)
+
+
+def test_static_explorer_holds_the_picture_once(shown, static):
+    explore()
+    ((bundle, raw),) = shown
+    assert raw
+    page = Page(bundle["text/html"])
+    assert [tag for tag, _ in page.tags].count("image") == 1
+    stored = page.the("image")["href"].removeprefix("data:image/png;base64,")
+    assert b64decode(stored) == mosaic()
+    assert (page.the("image")["width"], page.the("image")["height"]) == ("24", "8")
+    assert page.the("svg")["aria-label"] == "samples; a, 1" and page.the("svg")["role"] == "img"
+    assert page.the("svg")["viewbox"] == "0 0 8 4"
+    control = page.the("input")
+    assert (control["type"], control["max"], control["aria-valuetext"]) == ("range", "2", "1")
+    assert [tag for tag, _ in page.tags].count("option") == 2
+    assert bundle["text/plain"] == "sampler: a, b; calls: 1, 2, 5"
+    assert Image.open(io.BytesIO(b64decode(bundle["image/png"]))).getpixel((3, 2)) == 40
+
+
+def test_static_explorer_needs_no_ids_and_nothing_from_elsewhere(shown, static):
+    explore()
+    page = Page(shown[0][0]["text/html"])
+    assert not [tag for tag, attributes in page.tags if "id" in attributes or "for" in attributes]
+    assert not re.search(r"https?:|//[a-z]", re.sub(r"base64,[^\"\\]*", "", shown[0][0]["text/html"]))
+
+
+def test_static_explorer_survives_hostile_texts(shown, static):
+    hostile = '</script><b id="x">&"'
+    explore(rows=(hostile, "b"), columns=(hostile, 2, 3), row_label=hostile, column_label=hostile, alt=hostile)
+    page = Page(shown[0][0]["text/html"])
+    assert "b" not in [tag for tag, _ in page.tags]
+    assert page.the("svg")["aria-label"] == f"{hostile}; {hostile}, {hostile}"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
+def test_static_explorer_moves_in_a_browser(shown, static, tmp_path):
+    explore()
+    move = """<script>
+    const box = document.querySelector('.minidiff-explorer'), list = box.querySelector('select');
+    const told = [], tell = () => told.push([box.querySelector('svg').getAttribute('viewBox'),
+      box.querySelector('svg').ariaLabel, box.querySelector('output').value,
+      box.querySelector('input').ariaValueText].join('|'));
+    list.selectedIndex = 1; list.dispatchEvent(new Event('change')); tell();
+    box.querySelector('input').value = 2; box.querySelector('input').dispatchEvent(new Event('input')); tell();
+    document.title = told.join('/');
+    </script>"""
+    page = tmp_path / "page.html"
+    text = shown[0][0]["text/html"]
+    page.write_text(f"<!doctype html><meta charset='utf-8'><title></title>{text}{move}", encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    dom = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, timeout=60).stdout
+    title = re.search("<title>(.*?)</title>", dom).group(1)
+    assert title == "0 4 8 4|samples; b, 1|1|1/16 4 8 4|samples; b, 5|5|5"
+
+
+def test_live_explorer_shows_the_cell_asked_for(shown, monkeypatch):
+    monkeypatch.delenv("MINIDIFF_STATIC", raising=False)
+    explore()
+    ((box, raw),) = shown
+    assert not raw
+    controls, picture = box.children
+    row, column = controls.children
+    for i, j in ((0, 0), (1, 0), (1, 2), (0, 1)):
+        row.index, column.index = i, j
+        assert f'alt="samples; {"ab"[i]}, {(1, 2, 5)[j]}"' in picture.value
+        cell = Image.open(io.BytesIO(b64decode(re.search('base64,([^"]*)"', picture.value).group(1))))
+        assert cell.size == (8, 4) and cell.getpixel((3, 2)) == 40 * (1 + 3 * i + j)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [((), (1,)), (("a",), ())])
+def test_explorer_refuses_an_empty_table(rows, columns):
+    with pytest.raises(ValueError, match="explorer needs rows and columns, got"):
+        explore(rows, columns)
+
+
+def test_explorer_refuses_a_picture_of_another_size():
+    with pytest.raises(ValueError, match="2 rows and 5 columns do not divide a picture of"):
+        explore(columns=range(5))
+
+
 def twice(x):
     """Two lines
 

@@ -1,8 +1,8 @@
 """Opens every page of the built site in a headless browser that can reach nothing but the site.
 
 Fails on a request that would leave, a console error, a formula that MathJax cannot read or that is wider than the text,
-a slider whose picture does not change, a search that does not find "posterior", and a launch button whose notebook does
-not exist.
+a slider or an explorer whose picture does not change, a search that does not find "posterior", and a launch button
+whose notebook does not exist.
 
 python -m book._tools.check_site [--shots FOLDER]
 """
@@ -45,18 +45,25 @@ PUSHED = """(() => {
 WIDE = """[...document.querySelectorAll('div.math')]
   .filter(e => [...e.querySelectorAll('mjx-container')].some(box => box.scrollWidth > box.clientWidth + 1))
   .map(e => e.id.replace('equation-', ''))"""
+COUNT = "document.querySelectorAll('.minidiff-slider, .minidiff-explorer').length"
 # Where a slider's picture is: the largest visible thing that is drawn, so that neither the knob nor a label counts.
 PICTURE = """(() => {
-  const slider = document.querySelectorAll('.minidiff-slider')[%d];
+  const slider = document.querySelectorAll('.minidiff-slider, .minidiff-explorer')[%d];
   for (let d = slider.closest('details'); d; d = d.parentElement.closest('details')) d.open = true;
   const boxes = [...slider.querySelectorAll('img, svg, canvas')].map(e => e.getBoundingClientRect());
   const box = boxes.sort((a, b) => b.width * b.height - a.width * a.height)[0];
   return box && box.width * box.height > 0
     ? {x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height} : null;
 })()"""
+# How many things there are to move in a slider: its range, and an explorer's list before it.
+CONTROLS = """document.querySelectorAll('.minidiff-slider, .minidiff-explorer')[%d]
+  .querySelectorAll('select, input[type=range]').length"""
 MOVE = """(() => {
-  const input = document.querySelectorAll('.minidiff-slider')[%d].querySelector('input[type=range]');
-  input.value = Number(input.value) === Number(input.max) ? input.min : input.max;
+  const slider = document.querySelectorAll('.minidiff-slider, .minidiff-explorer')[%d];
+  const input = slider.querySelectorAll('select, input[type=range]')[%d];
+  const list = input.tagName === 'SELECT', last = list ? input.options.length - 1 : Number(input.max);
+  const now = list ? input.selectedIndex : Number(input.value), next = now === last ? 0 : last;
+  if (list) input.selectedIndex = next; else input.value = next;
   for (const name of ['input', 'change']) input.dispatchEvent(new Event(name, {bubbles: true}));
   return new Promise(done => setTimeout(() => done(true), 150));
 })()"""
@@ -118,17 +125,19 @@ class Visit:
             self.errors.append(f"{data['entry']['text']} {data['entry'].get('url', '')}")
 
     def sliders(self) -> Iterator[str]:
-        """What is wrong with the sliders; moving one must change its picture."""
-        for number in range(self.tab.evaluate("document.querySelectorAll('.minidiff-slider').length")):
+        """What is wrong with the sliders and explorers; moving each of their controls must change the picture."""
+        for number in range(self.tab.evaluate(COUNT)):
             before = self.tab.evaluate(PICTURE % number)
             if before is None:
                 yield f"slider {number + 1} shows no picture"
                 continue
-            first = self.tab.picture(before)
-            self.tab.evaluate(MOVE % number)
-            after = self.tab.evaluate(PICTURE % number)
-            if after is None or self.tab.picture(after) == first:
-                yield f"slider {number + 1}: its picture stays the same"
+            for control in range(self.tab.evaluate(CONTROLS % number)):
+                first = self.tab.picture(before)
+                self.tab.evaluate(MOVE % (number, control))
+                after = self.tab.evaluate(PICTURE % number)
+                if after is None or self.tab.picture(after) == first:
+                    yield f"slider {number + 1}: its picture stays the same under control {control + 1}"
+                before = after or before
 
     def problems(self) -> Iterator[str]:
         """Everything that is wrong with the page."""
@@ -182,7 +191,7 @@ def check(book: Book, shots: Path | None = None) -> list[str]:
             if shots:
                 shots.mkdir(parents=True, exist_ok=True)
                 (shots / f"{page.removesuffix('.html').replace('/', '-')}.png").write_bytes(visit.tab.picture())
-            sliders += visit.tab.evaluate("document.querySelectorAll('.minidiff-slider').length")
+            sliders += visit.tab.evaluate(COUNT)
             found += [f"{page}: {problem}" for problem in visit.problems()]
         visit = Visit(devtools, site, f"search.html?q={SEARCH}")
         if not visit.tab.wait(FOUND, PATIENCE):
