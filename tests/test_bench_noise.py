@@ -100,8 +100,7 @@ def test_the_benchmark_is_stored_and_resumes(monkeypatch, tmp_path, capsys):
         ("STEPS", (5,)),
         ("FIELDS", 1),
         ("IMAGES", 80),
-        ("CALLS", (20,)),
-        ("SEEDS", (0,)),
+        ("RUNS", (("as trained", 0, (20,)), ("spoiled", 0, (20,)))),
     ):
         monkeypatch.setattr(noise, name, value)
     monkeypatch.setattr(noise.digit_rows, "__defaults__", (80, None))
