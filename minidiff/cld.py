@@ -1,8 +1,9 @@
 """Critically damped Langevin diffusion: noise enters a velocity, and the covariance of a step is a 2×2 matrix.
 
-With the clock τ = rate · t and z = (x, v) the forward equation is dz = A z dτ + (0, 2 dW), A = [[0, 1], [−1, −2]]:
-a spring with the friction at which it just does not swing (Dockhorn et al. 2022). The velocity is in units of √M and
-starts as N(0, γ), so that z → N(0, I). Every matrix acts on the pair of x and v, and alike on each coordinate of x.
+With the clock ω = rate · t, the phase of an undamped spring, the forward equation of z = (x, v) is
+dz = A z dω + (0, 2 dW), A = [[0, 1], [−1, −2]]: a spring with the friction at which it just does not swing (Dockhorn et
+al. 2022). The velocity is in units of √M and starts as N(0, γ), so that z → N(0, I). Every matrix acts on the pair of x
+and v, and alike on each coordinate of x.
 
 Given x_0, z is Gaussian: z = m x_0 + L ε with ε (B, 2, *D). What z says about x_0 is one number a coordinate, so an
 ordinary denoiser serves (`PhaseSpace`). `gddim` is the DDIM of this process (Zhang, Tao & Chen 2023).
@@ -41,7 +42,7 @@ def _matrix(rows: list[list[Tensor]]) -> Tensor:
 
 @dataclass(frozen=True)
 class CriticallyDamped:
-    """The process; rate is τ at t = 1, gamma the variance of the first velocity.
+    """The process; rate is ω at t = 1, gamma the variance of the first velocity.
 
     The published setting M⁻¹ = 4, Γ = 1, β = 4, γ = 0.04 (Dockhorn et al. 2022) is rate = 8, gamma = 0.04. Methods take
     t of any shape in [0, 1] in float64 and return one more axis (2,) for a vector, (2, 2) for a matrix, in closed form
@@ -57,22 +58,22 @@ class CriticallyDamped:
         arguments.real("gamma", self.gamma, 1e-9)
 
     def transition(self, t: Tensor, s: Tensor | float = 0.0) -> Tensor:
-        """e^{A (τ_t − τ_s)} = e^{−τ} [[1 + τ, τ], [−τ, 1 − τ]]: how the mean moves, in either direction of time."""
-        tau = self.rate * (t - s)
-        return torch.exp(-tau)[..., None, None] * _matrix([[1 + tau, tau], [-tau, 1 - tau]])
+        """e^{A (ω_t − ω_s)} = e^{−ω} [[1 + ω, ω], [−ω, 1 − ω]]: how the mean moves, in either direction of time."""
+        omega = self.rate * (t - s)
+        return torch.exp(-omega)[..., None, None] * _matrix([[1 + omega, omega], [-omega, 1 - omega]])
 
     def mean(self, t: Tensor) -> Tensor:
-        """m = e^{−τ} (1 + τ, −τ): E[z | x_0] = m x_0."""
+        """m = e^{−ω} (1 + ω, −ω): E[z | x_0] = m x_0."""
         return self.transition(t)[..., 0]
 
     def covariance(self, t: Tensor) -> Tensor:
-        """Σ = I − e^{Aτ} diag(1, 1 − γ) e^{Aᵀτ}, the covariance of z given x_0, without cancellation at t = 0."""
-        tau = self.rate * t
-        decay = torch.exp(-2 * tau)
+        """Σ = I − e^{Aω} diag(1, 1 − γ) e^{Aᵀω}, the covariance of z given x_0, without cancellation at t = 0."""
+        omega = self.rate * t
+        decay = torch.exp(-2 * omega)
         kick = self.gamma * decay
-        xx = torch.special.gammainc(torch.full_like(tau, 3.0), 2 * tau) + kick * tau**2
-        xv = 2 * tau**2 * decay + kick * tau * (1 - tau)
-        vv = -torch.expm1(-2 * tau) + 2 * tau * (1 - tau) * decay + kick * (1 - tau) ** 2
+        xx = torch.special.gammainc(torch.full_like(omega, 3.0), 2 * omega) + kick * omega**2
+        xv = 2 * omega**2 * decay + kick * omega * (1 - omega)
+        vv = -torch.expm1(-2 * omega) + 2 * omega * (1 - omega) * decay + kick * (1 - omega) ** 2
         return _matrix([[xx, xv], [xv, vv]])
 
     def cholesky(self, t: Tensor) -> Tensor:
@@ -85,9 +86,9 @@ class CriticallyDamped:
         return _matrix([[first, torch.zeros_like(first)], [below, last]])
 
     def angle(self, t: Tensor) -> Tensor:
-        """θ = −∫_0^τ L_vv/L_xx dτ, by which the flow turns the noise against Cholesky's axes; the shape of t.
+        """θ = −∫_0^ω L_vv/L_xx dω, by which the flow turns the noise against Cholesky's axes; the shape of t.
 
-        The integrand grows like τ^{−1/2} as τ → 0, so the quadrature runs in √τ.
+        The integrand grows like ω^{−1/2} as ω → 0, so the quadrature runs in √ω.
         """
         nodes, weights = _legendre(64)
         end = (self.rate * t).sqrt()
@@ -96,7 +97,7 @@ class CriticallyDamped:
         return -(2 * root * factor[..., 1, 1] / factor[..., 0, 0] * weights).sum(-1) * end / 2
 
     def flow(self, t: Tensor, s: Tensor) -> Tensor:
-        """Φ = R_t R_s⁻¹ for dR/dτ = (A + ½ G Gᵀ Σ⁻¹) R: where the probability flow takes noise from s > 0 to t."""
+        """Φ = R_t R_s⁻¹ for dR/dω = (A + ½ G Gᵀ Σ⁻¹) R: where the probability flow takes noise from s > 0 to t."""
         turn = self.angle(t) - self.angle(s)
         spin = _matrix([[turn.cos(), -turn.sin()], [turn.sin(), turn.cos()]])
         return self.cholesky(t) @ spin @ torch.linalg.inv(self.cholesky(s))
@@ -105,6 +106,18 @@ class CriticallyDamped:
         """½ log mᵀ Σ⁻¹ m: half the log signal-to-noise ratio of what z says about x_0; +∞ at t = 0, the shape of t."""
         whitened = self._whitened(t)
         return torch.where(t > 0, whitened.square().sum(-1).log() / 2, math.inf)
+
+    def time(self, lam: Tensor) -> Tensor:
+        """The inverse of `lam` for values of at least λ_1, by bisection; 0 at λ = ∞. Raises ValueError below λ_1."""
+        least = float(self.lam(torch.ones((), dtype=torch.float64)))
+        if not bool((lam >= least - 1e-9).all()):
+            raise ValueError(f"λ must be at least {least:g}, that of t = 1, got values from {float(lam.min()):g}")
+        low, high = torch.zeros_like(lam), torch.ones_like(lam)
+        for _ in range(54):
+            middle = (low + high) / 2
+            too_early = self.lam(middle) > lam
+            low, high = torch.where(too_early, middle, low), torch.where(too_early, high, middle)
+        return torch.where(lam == math.inf, 0.0, high)
 
     def _whitened(self, t: Tensor) -> Tensor:
         """L⁻¹ m, for t > 0 (elsewhere finite and of no use)."""
@@ -177,7 +190,7 @@ class PhaseSpace:
 def gddim(D: PhaseSpace, z: Tensor, times: Tensor, *, order: int = 1, gauge: Gauge = "flow") -> Iterator[State]:
     """Generalised DDIM (Zhang, Tao & Chen 2023): the probability flow, exact where ε̂ = K⁻¹ (z − m x̂_0) is constant.
 
-    z_t = e^{A(τ_t−τ_s)} z_s + ∫ e^{A(τ_t−τ)} ½ G Gᵀ K^{−T} ε̂ dτ, with ε̂ a polynomial in τ through its last `order`
+    z_t = e^{A(ω_t−ω_s)} z_s + ∫ e^{A(ω_t−ω)} ½ G Gᵀ K^{−T} ε̂ dω, with ε̂ a polynomial in ω through its last `order`
     values. gauge "flow" takes K = R of `CriticallyDamped.flow`: at order 1 the step is
     m_t x̂_0 + R_t R_s⁻¹ (z_s − m_s x̂_0), and exact in one step for data at a point. "cholesky" takes K = L, for which
     ε̂ turns along the path and it is not.
@@ -223,7 +236,7 @@ def _factor(process: CriticallyDamped, t: Tensor, gauge: Gauge) -> Tensor:
 
 
 def _weights(process: CriticallyDamped, s: Tensor, t: Tensor, nodes: Tensor, gauge: Gauge) -> list[Tensor]:
-    """∫_s^t e^{A(τ_t−τ)} ½ G Gᵀ K^{−T} ℓ_j dτ for the Lagrange polynomials of the nodes, by quadrature in √τ."""
+    """∫_s^t e^{A(ω_t−ω)} ½ G Gᵀ K^{−T} ℓ_j dω for the Lagrange polynomials of the nodes, by quadrature in √ω."""
     if gauge == "flow" and len(nodes) == 1:
         return [_factor(process, t, gauge) - process.transition(t, s) @ _factor(process, s, gauge)]
     points, weights = _legendre(64)
