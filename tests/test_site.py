@@ -16,7 +16,8 @@ oninput="this.nextElementSibling.src = `{source}`"><img src="{first}"></div>"""
 GOOD = SLIDER.format(first=PIXEL % 2, source=PIXEL % 8)
 DEAD = SLIDER.format(first=PIXEL % 2, source=PIXEL % 2)
 EXPLORER = """<div class="minidiff-explorer">
-<select onchange="this.closest('div').lastElementChild.style.width = '5px'"><option>a</option><option>b</option></select><input type="range" min="0" max="1" value="0"
+<select onchange="this.closest('div').lastElementChild.style.width = '5px'"><option>a</option>
+<option>b</option></select><input type="range" min="0" max="1" value="0"
 oninput="this.nextElementSibling.src = `{source}`"><img src="{first}" style="width:9px;height:9px"></div>"""
 HALF = EXPLORER.format(first=PIXEL % 2, source=PIXEL % 2)  # whose list works and whose slider does not
 SEARCH = "<div id='search-results'><ul class='search'><li>posterior</li></ul></div>"

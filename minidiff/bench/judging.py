@@ -97,7 +97,7 @@ class Setting:
             "as_asked": metrics.class_accuracy(logits, self.labels),
             "copy_rate": metrics.copy_rate(x[: self.copies], self.training),
         }
-        return row | ({"sheet": sheet(x[:SHEET])} if self.sheets else {})
+        return row | ({"sheet": base64.b64encode(sheet(x[:SHEET])).decode()} if self.sheets else {})
 
     @cached_property
     def real_sample(self) -> Tensor:
@@ -155,14 +155,14 @@ class Setting:
         return json.loads(file.read_text(encoding="utf-8"))
 
 
-def sheet(images: Tensor, columns: int = 8) -> str:
-    """Images in one PNG file, as base64 text."""
+def sheet(images: Tensor, columns: int = 8) -> bytes:
+    """Images in one PNG file."""
     from PIL import Image
 
     picture = (plot.make_grid(images, columns, gap=1) * 255).round().to(torch.uint8).squeeze(-1).numpy()
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="png", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def third(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:

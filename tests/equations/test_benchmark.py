@@ -1,0 +1,297 @@
+"""Every equation of *The benchmark*: both sides as printed, evaluated independently."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from minidiff import samplers, times
+from minidiff.analytic import GaussianMixture
+from minidiff.metrics import frechet_distance
+from minidiff.process import LinearVP, RectifiedFlow
+
+SEEDS = pytest.mark.parametrize("seed", range(3))
+
+
+def equal(left, right, rtol=1e-9, atol=1e-11):
+    left, right = (torch.as_tensor(side, dtype=torch.float64) for side in (left, right))
+    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
+
+
+def normal(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def path_error(a, b, sigma_data):
+    """E of def-bench-rms: samples are rows."""
+    d = a.shape[1]
+    each = [float((x - y).norm()) / (sigma_data * math.sqrt(d)) for x, y in zip(a, b, strict=True)]
+    return math.sqrt(sum(e**2 for e in each) / len(each))
+
+
+def covariance(x):
+    """The covariance of the rows themselves, with n."""
+    centred = x - x.mean(0)
+    return centred.mT @ centred / len(x)
+
+
+def fitted(a, b):
+    """FD of the Gaussians with the moments of two finite sets."""
+    root_a = square_root(covariance(a))
+    overlap = square_root(root_a @ covariance(b) @ root_a).trace()
+    return float((a.mean(0) - b.mean(0)).square().sum() + covariance(a).trace() + covariance(b).trace() - 2 * overlap)
+
+
+def square_root(matrix):
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.mT
+
+
+def transport(a, b):
+    """W_2² of two finite sets of equal size, by the best assignment."""
+    from scipy.optimize import linear_sum_assignment
+
+    cost = (a[:, None] - b[None]).square().sum(-1).numpy()
+    rows, columns = linear_sum_assignment(cost)
+    return float(cost[rows, columns].mean())
+
+
+@SEEDS
+@pytest.mark.equation("eq-bench-triangle")
+def test_error_of_the_reference(seed):
+    s, phi, psi = normal(seed, 9, 4), normal(seed + 10, 9, 4), None
+    psi = phi + 0.1 * normal(seed + 20, 9, 4)
+    assert abs(path_error(s, psi, 0.7) - path_error(s, phi, 0.7)) <= path_error(psi, phi, 0.7)
+    far = phi + 3 * (psi - phi)  # a sampler on the line through both: then it is an equality
+    equal(path_error(far, phi, 0.7) - path_error(far, psi, 0.7), path_error(psi, phi, 0.7))
+
+
+@SEEDS
+@pytest.mark.equation("eq-bench-transport")
+@pytest.mark.equation("eq-bench-gelbrich")
+def test_one_start_is_a_coupling(seed):
+    x = normal(seed, 40, 3)
+    phi, s = x @ normal(seed + 1, 3, 3), None
+    s = phi + 0.3 * normal(seed + 2, 40, 3)
+    mean_square = (s - phi).square().sum(1).mean()
+    assert transport(s, phi) <= mean_square
+    assert transport(s[torch.randperm(40)], phi) <= mean_square
+    equal(mean_square, 3 * 0.7**2 * path_error(s, phi, 0.7) ** 2)
+    assert fitted(s, phi) <= transport(s, phi)
+    equal(fitted(phi + 2, phi), transport(phi + 2, phi), rtol=1e-6)  # a shift: both are its square
+
+
+@SEEDS
+@pytest.mark.equation("eq-bench-saturation")
+def test_the_distance_to_the_data_saturates(seed):
+    data, phi = normal(seed, 50, 4), 0.8 * normal(seed + 1, 50, 4) + 0.2
+    feature = normal(seed + 2, 4, 3)
+    lipschitz = float(torch.linalg.matrix_norm(feature, 2))
+    for size in (1.0, 0.1, 0.001):
+        s = phi + size * normal(seed + 3, 50, 4)
+        left = abs(fitted(s @ feature, data @ feature) ** 0.5 - fitted(phi @ feature, data @ feature) ** 0.5)
+        middle = fitted(s @ feature, phi @ feature) ** 0.5
+        assert left <= middle + 1e-7
+        assert middle <= lipschitz * math.sqrt(4) * 0.6 * path_error(s, phi, 0.6) + 1e-7
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.equation("eq-bench-cosines")
+@pytest.mark.equation("eq-bench-quadratic")
+@pytest.mark.equation("eq-bench-cancel")
+def test_ddim_on_a_gaussian(n):
+    s, d = 0.6, 2
+    process = RectifiedFlow()
+    cov = s**2 * torch.eye(d, dtype=torch.float64)[None]
+    D = GaussianMixture(process, torch.ones(1).double(), torch.zeros(1, d).double(), cov)
+    grid = times.cosine_angle(process, n, sigma_data=s, r_max=math.inf, r_min=0.0)
+    eps = normal(0, 6, d)
+    made, exact = samplers.last(samplers.ddim(D, eps, grid)), s * eps  # the flow of N(0, s²) keeps quantiles
+    angle = torch.atan(torch.exp(-process.lam(grid)) / s)
+    product = torch.cos(angle[:-1] - angle[1:]).prod()
+    equal(made, product * exact, rtol=1e-7)
+    error = 1 - product
+    sd = product * s
+    equal(d * (sd - s) ** 2, d * s**2 * error**2)  # FD of N(0, (cs)² I) to N(0, s² I) by its definition
+    big = 400_000 if n == 1 else 1000
+    sample = normal(1, big, d)
+    if n == 1:
+        assert frechet_distance(0.9 * s * sample, s * sample) == pytest.approx(d * s**2 * 0.1**2, rel=0.01)
+    for b in (0.05, -0.1):
+        solved = (1 + b) * s  # the standard deviation of the network's own solution
+        sampled = product * solved
+        e = float((solved - sampled) / s)
+        equal(d * (sampled - s) ** 2, d * s**2 * (b - e) ** 2)
+
+
+def c4(n):
+    """E of the sample standard deviation over σ."""
+    return math.sqrt(2 / (n - 1)) * math.exp(math.lgamma(n / 2) - math.lgamma((n - 1) / 2))
+
+
+@pytest.mark.parametrize(("n", "m"), [(400, 400), (300, 1200), (5000, 700)])
+@pytest.mark.equation("eq-bench-sizes")
+@pytest.mark.equation("eq-bench-floor")
+def test_bias_on_a_line(n, m):
+    sigma = 1.7
+
+    def exact(n, m):
+        """E (mean difference)² + E (difference of standard deviations)², in closed form."""
+        return sigma**2 * (1 / n + 1 / m) + 2 * sigma**2 * (1 - c4(n) * c4(m))
+
+    leading = 3 * sigma**2 / 2 * (1 / n + 1 / m)
+    assert exact(n, m) == pytest.approx(leading, rel=5 / min(n, m))
+    other = exact(900, 2000)
+    assert exact(n, m) == pytest.approx(other * (1 / n + 1 / m) / (1 / 900 + 1 / 2000), rel=8 / min(n, m))
+
+
+@SEEDS
+@pytest.mark.equation("eq-bench-paired")
+@pytest.mark.equation("eq-bench-seeds")
+def test_pairing(seed):
+    mixing = normal(seed, 2, 3)
+    mixing = mixing / mixing.norm(dim=1, keepdim=True) * 1.3  # A and B with equal variances v
+    law = mixing @ mixing.mT
+    v, cov = float(law[0, 0]), float(law[0, 1])
+    difference = float(torch.tensor([1.0, -1.0]).double() @ law @ torch.tensor([1.0, -1.0]).double())
+    rho = cov / v
+    equal(difference, law[0, 0] + law[1, 1] - 2 * cov)
+    equal(difference, 2 * v * (1 - rho))
+    error = 0.1  # of the mean difference that is wanted
+    seeds_apart, seeds_paired = (v + v) / error**2, difference / error**2
+    equal(seeds_apart / seeds_paired, 1 / (1 - rho))
+
+
+@pytest.mark.equation("eq-bench-t")
+def test_three_seeds():
+    from scipy.stats import t
+
+    for p in (0.6, 0.9, 0.975, 0.999):
+        equal((2 * p - 1) / math.sqrt(2 * p * (1 - p)), t.ppf(p, 2), rtol=1e-7)
+    assert f"{t.ppf(0.975, 2):.2f}" == "4.30"
+
+
+@pytest.mark.equation("eq-bench-best")
+def test_least_of_several_scores():
+    z = np.linspace(-12, 12, 40001)
+    phi = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    cdf = torch.special.ndtr(torch.from_numpy(z)).numpy()
+    mu, s = 2.0, 0.3
+    for k in (1, 2, 5, 12):
+        printed = mu - s * np.trapezoid(k * z * phi * cdf ** (k - 1), z)
+        survival = (1 - cdf) ** k  # of the least, at μ + s z
+        exact = mu + s * np.trapezoid(np.where(z > 0, survival, survival - 1), z)
+        assert printed == pytest.approx(exact, abs=2e-4)  # the step of the grid at z = 0
+    draws = np.random.default_rng(0).normal(mu, s, (200_000, 5)).min(1)
+    five = mu - s * np.trapezoid(5 * z * phi * cdf**4, z)
+    assert abs(draws.mean() - five) < 4 * draws.std() / math.sqrt(len(draws))
+
+
+@pytest.mark.equation("eq-bench-outliers")
+def test_lost_paths():
+    share, apart, small = 0.02, 1.5, 0.03
+    errors = torch.full((1000,), small, dtype=torch.float64)
+    errors[:20] = apart
+    equal(errors.square().mean(), (1 - share) * small**2 + share * apart**2)
+    assert float(errors.median()) == small
+
+
+@pytest.mark.equation("eq-bench-per-step")
+@pytest.mark.equation("eq-bench-slope")
+def test_order_and_calls():
+    c, p = 0.7, 2.5
+    for k in (1, 2, 3):
+        by_calls = {}
+        for n in (10, 40):
+            calls = k * n
+            by_calls[calls] = c * n**-p
+            equal(by_calls[calls], c * k**p * calls**-p)
+        (n1, e1), (n2, e2) = by_calls.items()
+        equal(math.log(e1 / e2) / math.log(n2 / n1), p)
+
+
+@pytest.mark.equation("eq-bench-slope")
+def test_measured_order_of_ddim():
+    process = LinearVP()
+    cov = 0.5 * torch.eye(1, dtype=torch.float64)[None]
+    D = GaussianMixture(process, torch.ones(1).double(), torch.zeros(1, 1).double(), cov)
+    x = normal(0, 5, 1)
+    ends = []
+    for n in (200, 400, 4000):
+        ends.append(samplers.last(samplers.ddim(D, x, times.log_snr(process, n, r_max=80, r_min=0.01))))
+    e1, e2 = (float((end - ends[2]).norm()) for end in ends[:2])
+    assert math.log(e1 / e2) / math.log(400 / 200) == pytest.approx(1, abs=0.2)
+
+
+@SEEDS
+@pytest.mark.equation("eq-bench-seconds")
+@pytest.mark.equation("eq-bench-crossover")
+def test_crossover(seed):
+    generator = np.random.default_rng(seed)
+    calls_a, calls_b, o_b = 6, 15, generator.uniform(0.1, 1)
+    o_a = o_b * generator.uniform(4, 9)
+
+    def seconds(calls, c, o):
+        """The loop itself: a call, then the sampler's own work."""
+        total = 0.0
+        for _ in range(calls):
+            total += c
+            total += o
+        return total
+
+    for c in (0.01, 1.0, 30.0):
+        equal(seconds(calls_a, c, o_a), calls_a * (c + o_a))
+    border = (calls_a * o_a - calls_b * o_b) / (calls_b - calls_a)
+    assert border > 0
+    equal(seconds(calls_a, border, o_a), seconds(calls_b, border, o_b))
+    assert seconds(calls_a, 1.01 * border, o_a) < seconds(calls_b, 1.01 * border, o_b)
+    assert seconds(calls_a, 0.99 * border, o_a) > seconds(calls_b, 0.99 * border, o_b)
+
+
+@SEEDS
+@pytest.mark.equation("eq-bench-spearman")
+def test_rank_correlation(seed):
+    m = 11
+    a, b = (torch.randperm(m, generator=torch.Generator().manual_seed(seed + i)).double() + 1 for i in (0, 50))
+    printed = 1 - 6 * (a - b).square().sum() / (m * (m**2 - 1))
+    pearson = ((a - a.mean()) * (b - b.mean())).sum() / math.sqrt(
+        float((a - a.mean()).square().sum() * (b - b.mean()).square().sum())
+    )
+    equal(printed, pearson)
+
+
+def flow_of_gaussian(mu, s, y, r_from, r_to):
+    """dy/dr = (y − D)/r with D the mean of x_0 given y, by Runge–Kutta in log r."""
+
+    def slope(log_r, y):
+        r2 = math.exp(2 * log_r)
+        D = (r2 * mu + s**2 * y) / (r2 + s**2)
+        return y - D
+
+    steps = 4000
+    h = (math.log(r_to) - math.log(r_from)) / steps
+    log_r = math.log(r_from)
+    for _ in range(steps):
+        k1 = slope(log_r, y)
+        k2 = slope(log_r + h / 2, y + h / 2 * k1)
+        k3 = slope(log_r + h / 2, y + h / 2 * k2)
+        k4 = slope(log_r + h, y + h * k3)
+        y, log_r = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), log_r + h
+    return y
+
+
+@pytest.mark.equation("eq-bench-start")
+@pytest.mark.equation("eq-bench-end")
+def test_cut_ends():
+    mu, s = -0.8, 0.5
+    eps = torch.linspace(-2, 2, 5, dtype=torch.float64)
+    exact = mu + s * eps
+    for r in (200.0, 2000.0):
+        late = flow_of_gaussian(mu, s, r * eps, r, 1e-5)
+        error = float(((late - exact) / s).square().mean().sqrt())
+        assert r * error == pytest.approx(abs(mu), rel=20 / r)
+    for r in (0.02, 0.005):
+        early = flow_of_gaussian(mu, s, exact, 1e-6, r)  # the same path, followed back up from its end to r
+        error = (early - mu) / (exact - mu) - 1
+        assert float(error[0]) == pytest.approx(r**2 / (2 * s**2), rel=1e-2)
