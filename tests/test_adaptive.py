@@ -14,7 +14,7 @@ from minidiff.denoiser import Denoiser
 from minidiff.metrics import CountCalls
 from minidiff.process import EDM, VE, CosineVP, LinearVP, RectifiedFlow
 from minidiff.samplers import adaptive, adaptive_sde, exponential, last
-from minidiff.samplers.adaptive_sde import _Brownian
+from minidiff.samplers.adaptive_sde import Brownian
 
 F64 = torch.float64
 WHOLE = torch.tensor([1.0, 0.0], dtype=F64)
@@ -212,7 +212,7 @@ def test_two_calls_a_step_and_one_for_a_rejection():
 
 def test_a_rejected_increment_is_part_of_the_path():
     """Whatever is asked for in between, the increments of one stretch add to what was drawn for it."""
-    brownian = _Brownian(torch.zeros(3, dtype=F64), gen())
+    brownian = Brownian(torch.zeros(3, dtype=F64), gen())
     whole = brownian.take(1.0)
     brownian.give_back(1.0, whole)
     parts = brownian.take(0.3)
@@ -225,7 +225,7 @@ def test_a_rejected_increment_is_part_of_the_path():
 def test_the_law_of_bridged_increments():
     """After a rejection the parts are still independent N(0, length): variances and covariance within 4 errors."""
     n = 4000
-    brownian = _Brownian(torch.zeros(n, dtype=F64), gen(7))
+    brownian = Brownian(torch.zeros(n, dtype=F64), gen(7))
     brownian.give_back(1.0, brownian.take(1.0))
     first, second, third = brownian.take(0.25), brownian.take(0.75), brownian.take(0.5)
     for increment, length in ((first, 0.25), (second, 0.75), (third, 0.5)):

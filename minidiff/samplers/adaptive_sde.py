@@ -58,12 +58,12 @@ def adaptive_sde(
     return _adaptive_sde(D, x, grid, tau, (rtol, atol), first, max_calls, generator)
 
 
-class _Brownian:
-    """Increments of a Brownian motion from here on; what was drawn and not used is kept, nearest first."""
+class Brownian:
+    """Increments of a Brownian motion from here on, of the shape of `like`; what is drawn and not used is kept."""
 
     def __init__(self, like: Tensor, generator: Generators) -> None:
         self.like, self.generator = like, generator
-        self.kept: list[tuple[float, Tensor]] = []
+        self.kept: list[tuple[float, Tensor]] = []  # lengths and increments, nearest first
 
     def _normal(self) -> Tensor:
         return standard_normal(self.like.shape, self.generator, self.like.dtype, self.like.device)
@@ -99,7 +99,7 @@ def _adaptive_sde(
 ) -> Iterator[State]:
     s, end = grid.times
     yield State(s, x, None)
-    brownian = _Brownian(x, generator)
+    brownian = Brownian(x, generator)
     h, calls, before = first * float(s - end), 0, torch.zeros_like(x)
     x0 = None
     while s > end:
