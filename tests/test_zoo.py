@@ -15,7 +15,7 @@ from minidiff.zoo import __main__ as command
 from minidiff.zoo import measure
 from minidiff.zoo.recipes import RECIPES, augmented, train_model
 
-NAMES = ["digits-classifier", "digits-unet"]
+NAMES = ["digits-classifier", "digits-unet", "photos-classifier", "photos-unet"]
 names = pytest.mark.parametrize("name", NAMES)
 
 
@@ -32,7 +32,7 @@ def copied(tmp_path, monkeypatch):
 
 
 def test_the_names():
-    assert zoo.names() == NAMES == list(RECIPES)
+    assert zoo.names() == NAMES == sorted(RECIPES)
 
 
 @names
@@ -94,11 +94,52 @@ def test_the_unet_reaches_its_goals_in_the_stored_measurement():
         assert run["ratio"] == pytest.approx(run["distance"] / measured["floor"]["mean"], abs=1e-3)
 
 
+def test_the_classifier_names_the_photograph_of_a_new_patch():
+    model, measured = zoo.load("photos-classifier"), zoo.config("photos-classifier")["measured"]
+    images, labels = data.photo_patches(32, 300, seed=11)  # a seed that neither training nor the measurement used
+    with torch.no_grad():
+        assert metrics.class_accuracy(model(images), labels) > 0.98
+    assert measured["held-out accuracy by seed"]["0"]["new patches"] > 0.98
+
+
+def test_the_unet_denoises_patches_better_than_a_gaussian_does():
+    """At r = 0.5 the best linear denoiser of pixels that only share their mean and spread leaves s²r²/(s² + r²)."""
+    denoiser = zoo.load("photos-unet")
+    images, labels = data.photo_patches(32, 64, seed=11)
+    t = torch.tensor(1 / 3)  # r = t/(1 − t)
+    eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    noisy = denoiser.process.noise(images, t, eps)
+    s2 = float(images.std()) ** 2
+    for y in (labels, None):
+        with torch.no_grad():
+            error = float((denoiser(noisy, t, y) - images).square().mean())
+        assert error < 0.25 * s2 * 0.25 / (s2 + 0.25)
+
+
+def test_patches_are_drawn_as_asked_and_are_no_gaussians():
+    measured = zoo.config("photos-unet")["measured"]
+    real = measured["new patches"]["gradient kurtosis"]
+    assert {run["seed"] for run in measured["samples"]} == {0, 1, 2}
+    for run in measured["samples"]:
+        assert run["classified as asked"] > 0.9
+        assert run["copy rate"] < 0.01
+        assert 3 < 0.4 * real < run["gradient kurtosis"] < 2 * real
+
+
+def test_gradient_kurtosis():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(200, 3, 32, 32, generator=generator)
+    assert measure.gradient_kurtosis(noise) == pytest.approx(3, abs=0.05)  # standard error about 0.01
+    edge = torch.zeros(1, 1, 2, 9)
+    edge[..., 4:] = 1  # one jump in eight differences
+    assert measure.gradient_kurtosis(edge) == pytest.approx(8)
+
+
 # Damage
 
 
 def test_an_unknown_name():
-    with pytest.raises(ValueError, match=r"no model is called 'cats'; there are: digits-classifier, digits-unet"):
+    with pytest.raises(ValueError, match=r"no model is called 'cats'; there are: digits-classifier, digits-unet, ph"):
         zoo.load("cats")
 
 
@@ -127,6 +168,9 @@ def test_a_damaged_configuration(copied):
 def quickly(monkeypatch):
     monkeypatch.setattr(measure, "CALLS", (2,))
     monkeypatch.setattr(measure, "SEEDS", (0,))
+    monkeypatch.setattr(measure, "PATCHES", 200)
+    monkeypatch.setattr(measure, "FRESH", 200)
+    monkeypatch.setattr(measure, "PATCH_SAMPLES", 66)
 
 
 @names

@@ -43,7 +43,8 @@ def load(name: str) -> nn.Module:
 
     "digits-classifier": a `nets.Classifier` of 8×8 digits in [−1, 1]; its `.features(x)` (B, 64) are those of the
     book's Fréchet distances. "digits-unet": a `Denoiser` of the same images, conditional on the digit (label 10 or y =
-    None: any digit).
+    None: any digit). "photos-classifier" and "photos-unet": the same for 32×32 colour patches of photographs,
+    conditional on the photograph (label 9 or y = None: any).
 
     Raises ValueError for an unknown name or a file whose checksum is wrong, FileNotFoundError for missing weights.
     """
