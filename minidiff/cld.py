@@ -220,8 +220,11 @@ def _gddim(D: PhaseSpace, z: Tensor, times: Tensor, order: int, gauge: Gauge) ->
         residual = z - apply(process.mean(s)[:, None], x0[:, None])
         known = [apply(torch.linalg.inv(_factor(process, s, gauge)), residual), *known][:order]
         nodes = times[[i - j for j in range(len(known))]]
-        z = apply(process.transition(t, s), z)
-        for weight, eps in zip(_weights(process, s, t, nodes, gauge), known, strict=True):
+        # e^{A(ω_t−ω_s)} (m_s x̂_0 + K_s ε̂): its large entries meet those of the first weight in float64, not in z.
+        first, *rest = _weights(process, s, t, nodes, gauge)
+        first = process.transition(t, s) @ _factor(process, s, gauge) + first
+        z = apply(process.mean(t)[:, None], x0[:, None])
+        for weight, eps in zip((first, *rest), known, strict=True):
             z = z + apply(weight, eps)
         yield State(t, z, x0)
 
