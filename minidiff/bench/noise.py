@@ -258,10 +258,12 @@ def digits() -> None:
 
     D, judge = zoo.load("digits-unet").to(device()), zoo.load("digits-classifier").to(device())
     rows = digit_rows(D, judge, IMAGES, FOLDER / "digits.json")
-    features = judge.features(data.digits("all")[0].to(device())).double()
+    images, labels = (x.to(device()) for x in data.digits("all"))
+    features = judge.features(images).double()
     generator, floor = torch.Generator().manual_seed(0), []
-    for _ in range(10):
-        chosen = torch.randperm(len(features), generator=generator)[:IMAGES].to(features.device)
+    for _ in range(10):  # as many of each class as are drawn
+        mixed = torch.randperm(len(images), generator=generator).to(labels.device)
+        chosen = torch.cat([mixed[labels[mixed] == k][: IMAGES // 10] for k in range(10)])
         floor.append(frechet_distance(features[chosen], features))
     stored = {"images": IMAGES, "spoiled": SPOILED, "floor": sum(floor) / len(floor), "table": rows}
     results.save("noise-digits", stored, "python -m minidiff.bench noise digits")
