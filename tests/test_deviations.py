@@ -13,6 +13,7 @@ from processes import LINEAR_BETAS
 from test_parity import BETAS, TRAILING, start, walk
 
 from minidiff import times
+from minidiff.bench import results
 from minidiff.bench.orders import LAM, STEPS, has_order, mixture, reference
 from minidiff.process import LinearVP, RectifiedFlow, Shifted, Tabulated
 from minidiff.samplers import ddim, dpmpp_2m, exponential, last, unipc
@@ -60,6 +61,15 @@ def test_the_second_difference_lacks_a_factor_2():
     exact = alpha[3] / alpha[2] * math.exp(-h) * x + alpha[3] * integral
     missing = alpha[3] * h * phi(3, -h) * h**2 * 2 / 2
     torch.testing.assert_close(exact - theirs, missing.reshape(1, 1), rtol=1e-6, atol=1e-9)
+
+
+def test_at_few_calls_the_released_form_is_no_worse():
+    """The stored runs of the book's digit network."""
+    error = {
+        (row["solver"], row["calls"]): row["path_error"] for row in results.load("solvers-digits")["data"]["table"]
+    }
+    for calls in (5, 6, 8, 10, 14, 20):
+        assert error["DPM-Solver++(3M), released", calls] < error["DPM-Solver++(3M)", calls]
 
 
 def test_its_order_is_2_with_an_exact_start():
@@ -110,7 +120,7 @@ def test_the_first_entry_of_the_table_is_rounded():
     assert 1e-5 < abs(sigma / exact - 1) < 2e-4
 
 
-@pytest.mark.parametrize(("steps", "lowered"), [(10, True), (20, False)])
+@pytest.mark.parametrize(("steps", "lowered"), [(10, True), (14, True), (15, False), (20, False)])
 def test_karras_sigma_min_and_order_3_is_not_a_number(steps, lowered):
     """The last σ stands twice; below 15 steps the default lowers the order at the end and hides it."""
     options = {**BETAS, "solver_order": 3, "use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}
@@ -131,6 +141,10 @@ def test_ddpm_with_forward_variance_adds_noise_to_the_last_step():
     beta = 1 - float(CHAIN.alpha(torch.tensor(0.05, dtype=F64))) ** 2
     assert left == pytest.approx(math.sqrt(beta), rel=0.5)
     assert left > 0.05
+    leading = made("DDPMScheduler", 20, **BETAS, clip_sample=False, variance_type="fixed_large")
+    assert int(leading.timesteps[-1]) == 0
+    states = walk(leading, start(), torch.Generator().manual_seed(0))
+    assert float((states[-1] - mixture(CHAIN)(states[-2], torch.tensor(1e-3, dtype=F64))).abs().max()) < 1e-3
     small = made("DDPMScheduler", 20, **TRAILING, clip_sample=False, variance_type="fixed_small")
     states = walk(small, start(), torch.Generator().manual_seed(0))
     assert float((states[-1] - mixture(CHAIN)(states[-2], (k.double() + 1) / 1000)).abs().max()) < 1e-4
