@@ -343,12 +343,14 @@ def _spread(x: Tensor, labels: Tensor) -> float:
 
 
 def _correlation(judge: nn.Module, second: nn.Module, pool: Tensor) -> float:
-    """Of the two judges' log odds of a class, among the draws that both put into it; the mean over classes."""
+    """Of the two judges' log odds of a class, among the draws that both put into it; mean over classes with three."""
     found = []
     for k in range(10):
         asked = torch.full((len(pool),), k, device=pool.device)
         both = torch.stack([log_odds(judge(pool), asked), log_odds(second(pool), asked)])
-        found.append(torch.corrcoef(both[:, (both > 0).all(0)])[0, 1])
+        shared = both[:, (both > 0).all(0)]
+        if shared.shape[1] > 2:
+            found.append(torch.corrcoef(shared)[0, 1])
     return float(torch.stack(found).mean())
 
 
