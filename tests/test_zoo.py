@@ -121,9 +121,9 @@ def test_patches_are_drawn_as_asked_and_are_no_gaussians():
     real = measured["new patches"]["gradient kurtosis"]
     assert {run["seed"] for run in measured["samples"]} == {0, 1, 2}
     for run in measured["samples"]:
-        assert run["classified as asked"] > 0.9
+        assert run["classified as asked"] > 0.8
         assert run["copy rate"] < 0.01
-        assert 3 < 0.4 * real < run["gradient kurtosis"] < 2 * real
+        assert 3 < 0.7 * real < run["gradient kurtosis"] < 1.3 * real
 
 
 def test_gradient_kurtosis():
