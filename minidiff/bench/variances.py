@@ -91,7 +91,7 @@ def learned_error(D: Denoiser, steps: int = TRAINING_STEPS) -> LearnedError:
     checkpoint = FOLDER / f"learned-{steps}.safetensors"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     for _ in progress(
-        fit(loss, model.parameters(), stream, steps=steps, lr=2e-3, warmup=30, checkpoint=checkpoint), steps
+        fit(loss, model.parameters(), stream, steps=steps, lr=2e-3, warmup=min(30, steps), checkpoint=checkpoint), steps
     ):
         pass
     return model.eval().requires_grad_(False)
