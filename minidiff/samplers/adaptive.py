@@ -120,9 +120,7 @@ def _adaptive(
     h, before = first * (here.theta - stop), None
     while here.theta > stop:
         if calls >= max_calls:
-            raise RuntimeError(
-                f"tolerance not met after {calls} calls, at t = {float(here.t)}: allow more error"
-            )
+            raise RuntimeError(f"tolerance not met after {calls} calls, at t = {float(here.t)}: allow more error")
         if here.theta - h <= stop * (1 + 1e-9):
             h = here.theta - stop
         last_one = here.theta - h <= stop * (1 + 1e-9) and end.sigma > 0

@@ -33,6 +33,21 @@ def gaussian_steps(
         yield State(t, x, x0)
 
 
+def ancestral_steps(
+    grid: Grid, variance: Literal["posterior", "forward"] = "posterior"
+) -> list[tuple[float, float, float]]:
+    """(a, b, c) of each step N(a x_s + b x̂_0, c² I) of `ancestral`; c = 0 where a step ends at σ_t = 0."""
+    steps = []
+    for i in grid.steps:
+        alpha_s, alpha_t = grid.alpha[i], grid.alpha[i + 1]
+        sigma_s, sigma_t = grid.sigma[i], grid.sigma[i + 1]
+        gap = _gap(grid, i)
+        a = alpha_s * sigma_t**2 / (alpha_t * sigma_s**2)
+        noise = (sigma_s if variance == "forward" else sigma_t) * math.sqrt(gap)
+        steps.append((a, alpha_t * gap, noise if sigma_t > 0 else 0.0))
+    return steps
+
+
 def ancestral(
     D: DenoiserLike,
     x: Tensor,
@@ -53,15 +68,7 @@ def ancestral(
         raise ValueError(f"variance must be 'posterior' or 'forward', got {variance!r}")
     refuse_coupled(D, "ancestral")
     grid = begin(D, x, times)
-    steps = []
-    for i in grid.steps:
-        alpha_s, alpha_t = grid.alpha[i], grid.alpha[i + 1]
-        sigma_s, sigma_t = grid.sigma[i], grid.sigma[i + 1]
-        gap = _gap(grid, i)
-        a = alpha_s * sigma_t**2 / (alpha_t * sigma_s**2)
-        noise = (sigma_s if variance == "forward" else sigma_t) * math.sqrt(gap)
-        steps.append((a, alpha_t * gap, noise if sigma_t > 0 else 0.0))
-    return gaussian_steps(D, x, grid, steps, generator)
+    return gaussian_steps(D, x, grid, ancestral_steps(grid, variance), generator)
 
 
 def ddim(

@@ -7,7 +7,6 @@ N(m, s² I), and a draft is kept with the largest probability possible (De Borto
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from minidiff import arguments
 from minidiff.denoiser import DenoiserLike, check_denoiser
 from minidiff.noise import Generators, standard_normal
+from minidiff.samplers.posterior import ancestral_steps
 from minidiff.samplers.rows import at_rows
 from minidiff.samplers.state import Grid, begin, refuse_coupled
 
@@ -91,18 +91,6 @@ def speculative(
     return _Chains(D, x, times, grid, draft, generator).run(length)
 
 
-def ancestral_coefficients(grid: Grid) -> tuple[list[float], list[float], list[float]]:
-    """a, b, s of the target's step N(a x_s + b x̂_0, s² I): the posterior mean and the variance β̃."""
-    a, b, s = [], [], []
-    for i in grid.steps:
-        gap = -math.expm1(-2 * (grid.lam[i + 1] - grid.lam[i]))
-        sigma_s, sigma_t = grid.sigma[i], grid.sigma[i + 1]
-        a.append(grid.alpha[i] * sigma_t**2 / (grid.alpha[i + 1] * sigma_s**2))
-        b.append(grid.alpha[i + 1] * gap)
-        s.append(sigma_t * math.sqrt(gap))
-    return a, b, s
-
-
 class _Chains:
     """The chains of a batch, each at its own step."""
 
@@ -111,7 +99,7 @@ class _Chains:
     ) -> None:
         self.D, self.draft, self.generator, self.times = D, draft, generator, times
         self.n, self.x, self.held = len(grid.steps), x.clone(), torch.zeros_like(x)
-        self.a, self.b, self.s = (x.new_tensor(values) for values in ancestral_coefficients(grid))
+        self.a, self.b, self.s = (x.new_tensor(values) for values in zip(*ancestral_steps(grid), strict=True))
         if isinstance(generator, Sequence) and len(generator) != len(x):
             raise ValueError(f"one generator a sample needed: got {len(generator)} for a batch of {len(x)}")
         count = torch.zeros(len(x), dtype=torch.int64)

@@ -17,7 +17,7 @@ from torch import Tensor
 from minidiff import arguments
 from minidiff.denoiser import DenoiserLike
 from minidiff.noise import Generators, standard_normal
-from minidiff.samplers.speculative import ancestral_coefficients
+from minidiff.samplers.posterior import ancestral_steps
 from minidiff.samplers.state import begin, refuse_coupled
 
 Reward = Callable[[Tensor], Tensor]
@@ -86,7 +86,7 @@ def steered(
     systems, count = x.shape[:2]
     log_weights = x.new_zeros(systems, count, dtype=torch.float64)
     total, resampled, before = log_weights[:, 0].clone(), torch.zeros(systems, dtype=torch.int64), 0.0
-    for s, a, b, c in zip(grid.times, *ancestral_coefficients(grid), strict=False):
+    for s, (a, b, c) in zip(grid.times, ancestral_steps(grid), strict=False):
         x0 = D(x.flatten(0, 1), s).reshape(x.shape)
         value = judged(x0)
         log_weights = log_weights + value - before
