@@ -19,7 +19,7 @@ METHODS = (
     "Heun, Karras",
     "Ancestral",
 )
-BUDGETS = (1, 2, 3, 5, 8, 10, 20, 35)
+BUDGETS = (1, 2, 3, 4, 5, 6, 8, 20)
 COLOURS = 128
 
 
