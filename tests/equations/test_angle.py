@@ -333,6 +333,19 @@ def test_moments(seed):
         equal(in_lam[m], in_lam[m - 2] - tan * rest)
 
 
+@SEEDS
+@pytest.mark.equation("eq-angle-z-step")
+def test_step_in_the_length_of_the_path(seed):
+    """Any weights: the step of def-angle-weights in x, then in z."""
+    random = np.random.default_rng(seed)
+    alpha_s, alpha_t, sigma_s, sigma_t, std = random.uniform(0.2, 2, size=5)
+    x, w, D = random.normal(), random.normal(size=3), random.normal(size=3)
+    x_t = sigma_t / sigma_s * x + alpha_t * (w @ D)
+    a, b = math.atan(sigma_s / alpha_s / std), math.atan(sigma_t / alpha_t / std)
+    z_s, z_t = x / math.hypot(alpha_s * std, sigma_s), x_t / math.hypot(alpha_t * std, sigma_t)
+    equal(z_t, math.sin(b) / math.sin(a) * z_s + math.cos(b) / std * (w @ D))
+
+
 # The grid
 
 
