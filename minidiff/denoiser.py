@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Literal, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,22 @@ from minidiff.process import Process
 Prediction = Literal["x0", "eps", "v", "score", "velocity"]
 
 
+class Angle(NamedTuple):
+    """arctan((r/scale)^power): where on its way through the noise the default sampler works, and over how many scales.
+
+    `samplers.spectral_angle` finds it from the spectrum of the data.
+    """
+
+    scale: float
+    power: float
+
+
 class DenoiserLike(Protocol):
     """Anything that returns x̂_0 for (x, t) and knows its process; wrappers forward the three attributes.
 
     sigma_data is the RMS standard deviation per coordinate of the data (1 when unknown); coupled says that x_0 and ε
-    were trained dependent, so that no score follows from x̂_0.
+    were trained dependent, so that no score follows from x̂_0. A fourth, `angle`, may be missing or None: the `Angle` of
+    the default sampler, where data have scales far from sigma_data.
     """
 
     process: Process
@@ -185,6 +196,7 @@ class Denoiser(nn.Module):
     D = c_skip x + c_out F(c_in x, c_noise, y), c_skip = α s²/q, c_out = σ s/√q, c_in = 1/√q, q = α² s² + σ²,
     s = sigma_data, c_noise = −λ/4 clamped to [−5, 5] (ln(σ)/4 where α = 1).
 
+    angle: (scale, power) of the default sampler's grid; None: (sigma_data, 0.8).
     Raises ValueError at construction for an unknown prediction, and for eps or score on a process with α_1 = 0, where
     neither determines x_0; and for a coupled denoiser that predicts the score. The remedy is x0, v or velocity.
     """
@@ -196,6 +208,7 @@ class Denoiser(nn.Module):
         predicts: Prediction | Literal["edm"] = "eps",
         sigma_data: float = 1.0,
         coupled: bool = False,
+        angle: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         if predicts not in (*get_args(Prediction), "edm"):
@@ -207,11 +220,16 @@ class Denoiser(nn.Module):
         if coupled and predicts == "score":
             raise ValueError("under a coupling of x0 and eps the score is not −eps/σ: predict x0, eps, v or velocity")
         arguments.real("sigma_data", sigma_data, 1e-12)
+        if angle is not None:
+            angle = Angle(*angle)
+            arguments.real("the scale of angle", angle.scale, 1e-12)
+            arguments.real("the power of angle", angle.power, 1e-3, 1.0)
         self.net = net
         self.process = process
         self.predicts = predicts
         self.sigma_data = sigma_data
         self.coupled = coupled
+        self.angle = angle
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x̂_0 of the shape of x (B, *D), in float32 or better; t () or (B,) in [0, 1]; y (B,) labels or None.
@@ -255,6 +273,7 @@ class Given:
         self.process = denoiser.process
         self.sigma_data = denoiser.sigma_data
         self.coupled = denoiser.coupled
+        self.angle = denoiser.angle
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """x̂_0 given y, the shape of x."""

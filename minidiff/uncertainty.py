@@ -35,7 +35,7 @@ def posterior_errors(D: DenoiserLike, x0: Tensor, times: Tensor, generator: Gene
 
     All three have the mean E Var[x_0 | x_t], averaged over the d coordinates, if D is the posterior mean: by
     Pythagoras, E|x_0|² = E|D|² + E|x_0 − D|², and the same for ε. If it is not, `residual` is still the error of D.
-    Raises TypeError or ValueError for what is no denoiser, a coupled one, and times that are not float64 (n,) in (0, 1].
+    Raises TypeError or ValueError for what is no denoiser, a coupled one, and times not float64 (n,) in (0, 1].
     """
     check_denoiser(D)
     if D.coupled:

@@ -21,6 +21,7 @@ class CountCalls:
         self.process = D.process
         self.sigma_data = D.sigma_data
         self.coupled = D.coupled
+        self.angle = getattr(D, "angle", None)
         self.calls = 0
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from minidiff.samplers.richardson import local_richardson, richardson
 from minidiff.samplers.runge_kutta import euler, heun
 from minidiff.samplers.selection import best_of, expected_best, search_noise
 from minidiff.samplers.singlestep import dpm_solver, dpmpp_2s
+from minidiff.samplers.spectrum import spectral_angle, spectral_error
 from minidiff.samplers.speculative import Speculation, overlap, speculative
 from minidiff.samplers.state import State, last, path
 from minidiff.samplers.steering import Steered, effective_sample_size, steered
@@ -78,6 +79,8 @@ __all__ = [
     "sample",
     "search_noise",
     "slerp",
+    "spectral_angle",
+    "spectral_error",
     "speculative",
     "squared_errors",
     "steered",

@@ -37,11 +37,11 @@ def _gauss_legendre() -> tuple[Tensor, Tensor]:
     return (nodes + 1) / 2, weights / 2
 
 
-def coordinate(variable: Variable, process: Process, sigma_data: float) -> Coordinate:
-    """λ ↦ the variable in which the polynomial is one: λ, cos θ = 1/√(1 + (r/σ_data)²), r = e^{−λ}, or t."""
+def coordinate(variable: Variable, process: Process, scale: float) -> Coordinate:
+    """λ ↦ the variable in which the polynomial is one: λ, cos θ = 1/√(1 + (r/scale)²), r = e^{−λ}, or t."""
     functions: dict[str, Coordinate] = {
         "lam": lambda lam: lam,
-        "cos": lambda lam: (1 + (-lam).exp() ** 2 / sigma_data**2).rsqrt(),
+        "cos": lambda lam: (1 + (-lam).exp() ** 2 / scale**2).rsqrt(),
         "r": lambda lam: (-lam).exp(),
         "t": process.time,
     }
@@ -131,9 +131,13 @@ def solve(
     corrector: bool,
     collocate: bool,
     quantity: Quantity = "x0",
+    scale: float | None = None,
 ) -> Iterator[State]:
-    """`exponential` on a grid and with arguments known to be good; without collocation the order ramps up."""
-    of_lam = coordinate(variable, D.process, D.sigma_data)
+    """`exponential` on a grid and with arguments known to be good; without collocation the order ramps up.
+
+    scale: that of cos θ, σ_data if None.
+    """
+    of_lam = coordinate(variable, D.process, scale or D.sigma_data)
     start = 1 if math.isinf(grid.lam[0]) and variable in ("lam", "r") else 0
     made = exact_plan(grid, order, variable, of_lam, quantity, corrector, start)
     return run(D, x, grid, collocated(made, grid, order, of_lam, start) if collocate else made)

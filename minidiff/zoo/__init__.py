@@ -67,7 +67,8 @@ def build(settings: dict[str, Any]) -> nn.Module:
     net = _made(nets, settings["network"])
     if "process" not in settings:
         return net
-    return Denoiser(net, _made(process, settings["process"]), settings["predicts"], settings["sigma_data"])
+    of = _made(process, settings["process"])
+    return Denoiser(net, of, settings["predicts"], settings["sigma_data"], angle=settings.get("angle"))
 
 
 def _made(module: Any, of: dict[str, Any]) -> Any:  # noqa: ANN401 (a module; an instance of any of its classes)

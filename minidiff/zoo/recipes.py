@@ -95,6 +95,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "process": {"class": "RectifiedFlow", "arguments": {}},
         "predicts": "velocity",
         "sigma_data": 0.56,
+        "angle": [3.66, 0.6],  # `samplers.spectral_angle` of the training patches, for the default sampler
         "training": {
             "data": "20 000 patches of the photographs' first three quarters, no augmentation",
             "loss": "denoising_loss with weight velocity, low-discrepancy logit-normal times",
