@@ -20,6 +20,8 @@ from minidiff.process import RectifiedFlow
 NAMES = [contender.name for contender in contenders.contenders()]
 KNOWN = dict(zip(NAMES, contenders.contenders(), strict=True))
 
+OURS = ("minidiff.sample", "minidiff.sample, σ_data alone")
+
 
 class Wiener(nn.Module):
     """The velocity of the exact denoiser of N(0, s²): û = (x − D)/t with D the Wiener filter."""
@@ -224,3 +226,17 @@ def test_the_default_is_ours():
     D, eps = gaussian(), torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     made = contenders.run(KNOWN["minidiff.sample"], D, eps, 5)
     assert made.from_one and torch.equal(made.x, samplers.sample(D, eps, 5))
+
+
+def test_the_default_sampler_with_and_without_the_spectrum():
+    """On a denoiser with an angle the two differ; on one without they are one."""
+    net = zoo.load("photos-unet")
+    D, eps = net.given(torch.tensor([3])), torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    known = {contender.name: contender for contender in contenders.contenders()}
+    heeded, ignored = (contenders.run(known[name], D, eps, 2).x for name in OURS)
+    assert float((heeded - ignored).abs().max()) > 0.01
+    assert torch.equal(heeded, samplers.sample(D, eps, 2))
+    D.angle = None
+    heeded, again = (contenders.run(known[name], D, eps, 2).x for name in OURS)
+    assert torch.equal(heeded, again)
+    assert torch.equal(again, ignored)

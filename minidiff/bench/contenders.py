@@ -27,7 +27,8 @@ GridOf = Callable[[Process, int], Tensor]
 class Contender:
     """A sampler on a grid: `method` runs along `grid(process, n)`, with n = `steps(calls)`; without a grid it is ours.
 
-    stochastic: it draws noise, so it has no path to compare. steps returns 0 where a budget is too small.
+    stochastic: it draws noise, so it has no path to compare. steps returns 0 where a budget is too small. spectrum: the
+    denoiser's own angle is heeded, if it has one.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Contender:
     method: Steps
     steps: Callable[[int], int] = lambda calls: calls
     stochastic: bool = False
+    spectrum: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def run(contender: Contender, D: DenoiserLike, eps: Tensor, calls: int, generato
     Raises ValueError for a budget that is too small for the contender.
     """
     counted = CountCalls(D)
+    if not contender.spectrum:
+        counted.angle = None
     if contender.grid is None:
         return Run(samplers.sample(counted, eps, calls), counted.calls, True)
     if (steps := contender.steps(calls)) < 1:
@@ -152,6 +156,7 @@ def contenders() -> list[Contender]:
     s = samplers
     return [
         Contender("minidiff.sample", None, _plain(s.euler)),
+        Contender("minidiff.sample, σ_data alone", None, _plain(s.euler), spectrum=False),
         Contender("Euler, uniform t", uniform, _plain(s.euler)),
         Contender("Heun, Karras", karras, _plain(s.edm), two_a_step),
         Contender("DDIM, log-SNR", log_snr, _plain(s.ddim)),

@@ -54,6 +54,7 @@ TARGET = ("Heun, Karras", 35)  # what few calls are compared with: three seeds
 PHOTO_BUDGETS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 35, 50)
 PHOTO_METHODS = (
     "minidiff.sample",
+    "minidiff.sample, σ_data alone",
     "Euler, uniform t",
     "Heun, Karras",
     "DPM++2M, log-SNR",
@@ -72,7 +73,7 @@ Cell = tuple[str, int, int]  # sampler, budget, seed
 
 def digit_cells() -> list[list[Cell]]:
     """The phases of the run: what the tables need first, what takes long last."""
-    names = [contender.name for contender in contenders()]
+    names = [contender.name for contender in contenders() if contender.spectrum]  # these networks know none
     return [
         [(name, calls, 0) for calls in BUDGETS if calls <= FEW for name in names] + [(*TARGET, seed) for seed in SEEDS],
         [(name, calls, 0) for calls in (10, 20) for name in names],
@@ -141,7 +142,9 @@ def kept(setting: Setting, contender: Contender, budget: int, seed: int) -> dict
 
 def slug(name: str) -> str:
     """A file name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("+", "p").replace("η", "eta").replace("τ", "tau")).strip("-")
+    for letter, spelled in {"+": "p", "η": "eta", "τ": "tau", "σ": "sigma"}.items():
+        name = name.replace(letter, spelled)
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def replace(file: Path, text: str) -> None:
