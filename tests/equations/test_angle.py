@@ -12,7 +12,10 @@ import pytest
 import torch
 from scipy.integrate import quad, solve_ivp
 
+from minidiff.analytic import Gaussian
+from minidiff.linear import Wiener
 from minidiff.process import EDM, VE, CosineVP, LinearVP, RectifiedFlow, TrigFlow
+from minidiff.samplers import sample
 
 F64 = torch.float64
 SEEDS = pytest.mark.parametrize("seed", range(3))
@@ -416,3 +419,24 @@ def test_estimate(seed):
     samples = s * np.random.default_rng(seed).normal(size=1000)
     a_1, a_2 = (np.mean((s**2 / (s**2 + r**2) * samples * math.sqrt(s**2 + r**2) / s) ** 2) for r in (r_1, r_2))
     equal(s**2, (a_2 * r_2**2 - a_1 * r_1**2) / (a_1 - a_2), rtol=1e-8)
+
+
+@pytest.mark.equation("eq-angle-spectrum")
+@pytest.mark.parametrize("nfe", [3, 6])
+def test_spectrum(nfe):
+    """Left: the mean over ε of the error of the sampler on correlated data, from its matrix; right: axis by axis."""
+    stds = torch.tensor([0.1, 0.5, 0.8, 2.5], dtype=F64)
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(nfe), dtype=F64))[0]
+    data = Wiener(RectifiedFlow(), torch.zeros(4, dtype=F64), turn @ torch.diag(stds**2) @ turn.T)
+    made = sample(data, torch.eye(4, dtype=F64), nfe).T  # x̂ = made ε, and the exact flow is x = exact ε
+    exact = turn @ torch.diag(stds) @ turn.T
+    sigma_d = math.sqrt(float((stds**2).sum()) / 4)
+    equal(data.sigma_data, sigma_d)
+    left = math.sqrt(float(((made - exact) ** 2).sum()) / (4 * sigma_d**2))  # E‖A ε‖² = Σ A_ij²
+    ends = []
+    for s in stds.tolist():
+        axis = Gaussian(RectifiedFlow(), torch.zeros(1, dtype=F64), std=s)
+        axis.sigma_data = sigma_d
+        ends.append(float(sample(axis, torch.ones(1, 1, dtype=F64), nfe)))
+    right = math.sqrt(sum((end - s) ** 2 for end, s in zip(ends, stds.tolist(), strict=True)) / float((stds**2).sum()))
+    equal(left, right)
