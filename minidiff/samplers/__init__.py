@@ -21,7 +21,7 @@ from minidiff.samplers.published import deis, dpmpp_2m, dpmpp_3m, pndm, unipc
 from minidiff.samplers.reverse_variance import ReverseSteps, reverse_gaussian, reverse_steps
 from minidiff.samplers.richardson import local_richardson, richardson
 from minidiff.samplers.runge_kutta import euler, heun
-from minidiff.samplers.selection import best_of, expected_best, search_noise
+from minidiff.samplers.selection import Found, best_of, expected_best, search_noise
 from minidiff.samplers.singlestep import dpm_solver, dpmpp_2s
 from minidiff.samplers.spectrum import spectral_angle, spectral_error
 from minidiff.samplers.speculative import Speculation, overlap, speculative
@@ -33,6 +33,7 @@ from minidiff.samplers.taylor import taylor
 from minidiff.samplers.truncation import late_start, squared_errors
 
 __all__ = [
+    "Found",
     "ReverseSteps",
     "Speculation",
     "State",
