@@ -291,7 +291,10 @@ def test_the_grid_of_sample_is_uniform_in_its_angle_and_stays_inside_the_process
         torch.testing.assert_close(u.diff(), (least - first) / n * torch.ones(n, dtype=F64), rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize(("arguments", "error"), [((0, 1.0), "nfe must be at least 1"), ((3, 0.0), "sigma_data")])
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [((0, 1.0), "nfe must be at least 1"), ((3, 0.0), "scale must"), ((3, 1.0, 0.0), "power must")],
+)
 def test_the_grid_of_sample_refuses(arguments, error):
     with pytest.raises(ValueError, match=error):
         angle_grid(EDM(), *arguments)
