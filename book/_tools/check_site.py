@@ -15,6 +15,7 @@ import http.server
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from book._tools.browser import Tab, chromium, find
 from book._tools.sources import ROOT, Book
 
 SEARCH = "posterior"
-PATIENCE = 30  # seconds until the search must have found it
+PATIENCE = 30  # seconds until the search must have found it, or a moved slider's picture must have changed
 # Typeset, and every script and image loaded: what is counted afterwards is final.
 READY = """(async () => {
   if (document.readyState !== 'complete') await new Promise(done => addEventListener('load', done));
@@ -65,7 +66,6 @@ MOVE = """(() => {
   const now = list ? input.selectedIndex : Number(input.value), next = now === last ? 0 : last;
   if (list) input.selectedIndex = next; else input.value = next;
   for (const name of ['input', 'change']) input.dispatchEvent(new Event(name, {bubbles: true}));
-  return new Promise(done => setTimeout(() => done(true), 150));
 })()"""
 REDIRECT = re.compile(r'http-equiv="refresh"[^>]*url=([^"]+)"', re.IGNORECASE)
 FOUND = "document.querySelectorAll('#search-results ul.search li').length"
@@ -132,12 +132,31 @@ class Visit:
                 yield f"slider {number + 1} shows no picture"
                 continue
             for control in range(self.tab.evaluate(CONTROLS % number)):
-                first = self.tab.picture(before)
+                first = self.settled(before)
                 self.tab.evaluate(MOVE % (number, control))
-                after = self.tab.evaluate(PICTURE % number)
-                if after is None or self.tab.picture(after) == first:
+                after = self.moved(PICTURE % number, first)
+                if after is None:
                     yield f"slider {number + 1}: its picture stays the same under control {control + 1}"
                 before = after or before
+
+    def settled(self, box: dict[str, float]) -> bytes:
+        """The picture in the box once two in a row agree: the first ones may be taken before it is painted."""
+        deadline, last = time.monotonic() + PATIENCE, self.tab.picture(box)
+        while time.monotonic() < deadline:
+            picture = self.tab.picture(box)
+            if picture == last:
+                break
+            last = picture
+        return last
+
+    def moved(self, where: str, first: bytes) -> dict[str, float] | None:
+        """Where the picture is once it has changed, and not just for a moment; None if it does not."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            box = self.tab.evaluate(where)
+            if box is not None and self.settled(box) != first:
+                return box
+        return None
 
     def problems(self) -> Iterator[str]:
         """Everything that is wrong with the page."""
@@ -193,6 +212,7 @@ def check(book: Book, shots: Path | None = None) -> list[str]:
                 (shots / f"{page.removesuffix('.html').replace('/', '-')}.png").write_bytes(visit.tab.picture())
             sliders += visit.tab.evaluate(COUNT)
             found += [f"{page}: {problem}" for problem in visit.problems()]
+            visit.tab.close()
         visit = Visit(devtools, site, f"search.html?q={SEARCH}")
         if not visit.tab.wait(FOUND, PATIENCE):
             found.append(f"the search does not find {SEARCH!r}")
