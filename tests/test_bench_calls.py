@@ -41,18 +41,18 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "digits", lambda split: (images[parts[split]], labels[parts[split]]))
     monkeypatch.setattr(zoo, "load", lambda name: judge if "classifier" in name else Copies())
     monkeypatch.setattr(recipes, "train_model", lambda name, seed: judge)
-    for name, value in (
-        ("BATCH", 4),
-        ("REFERENCE", 12),
-        ("STARTS", (0.2, 0.0)),
-        ("VAE_STEPS", 3),
-        ("BUDGETS", (1, 20)),
-        ("SEARCHED", (1, 2)),
-        ("PARTICLES", (2,)),
-        ("TARGETS", 2),
-        ("CHAIN", 6),
+    for stage, name, value in (
+        (calls.parallel, "BATCH", 4),
+        (calls.parallel, "REFERENCE", 12),
+        (calls.late, "STARTS", (0.2, 0.0)),
+        (calls.late, "VAE_STEPS", 3),
+        (calls.selection, "BUDGETS", (1, 20)),
+        (calls.selection, "SEARCHED", (1, 2)),
+        (calls.selection, "PARTICLES", (2,)),
+        (calls.selection, "TARGETS", 2),
+        (calls.selection, "CHAIN", 6),
     ):
-        monkeypatch.setattr(calls, name, value)
+        monkeypatch.setattr(stage, name, value)
     return tmp_path / "book" / "results"
 
 
@@ -63,8 +63,8 @@ def stored(folder, name):
 def test_parallel(small, monkeypatch):
     settings = [("default", 4), ("ddim", 9), ("picard", 9, "linear", None, 0.0), ("picard", 9, "identity", 3, 0.01)]
     settings += [("parareal", 9, 3, 0.01), ("speculative", 8, "held"), ("speculative", 8, "Wiener")]
-    assert {setting[0] for setting in calls._parallel_settings()} == {setting[0] for setting in settings}
-    monkeypatch.setattr(calls, "_parallel_settings", lambda: settings)
+    assert {setting[0] for setting in calls.parallel._settings()} == {setting[0] for setting in settings}
+    monkeypatch.setattr(calls.parallel, "_settings", lambda: settings)
     calls.main(["parallel"])
     table = stored(small, "calls-parallel")["table"]
     assert [row["depth"] for row in table[:2]] == [4, 9]
@@ -99,7 +99,7 @@ def test_selection(small):
 def test_log_odds():
     logits = torch.tensor([[1.0, 0.0, -2.0]])
     p = logits.softmax(1)[0, 0]
-    torch.testing.assert_close(calls.log_odds(logits, torch.tensor([0])), (p / (1 - p)).log()[None])
+    torch.testing.assert_close(calls.selection.log_odds(logits, torch.tensor([0])), (p / (1 - p)).log()[None])
 
 
 def test_unknown_stage():
