@@ -103,7 +103,6 @@ def test_the_benchmark_is_stored_and_resumes(monkeypatch, tmp_path, capsys):
         ("RUNS", (("as trained", 0, (20,)), ("spoiled", 0, (20,)))),
     ):
         monkeypatch.setattr(noise, name, value)
-    monkeypatch.setattr(noise.digit_rows, "__defaults__", (80, None))
     noise.main([])
     stored = {name: (tmp_path / f"book/results/noise-{name}.json").read_text() for name in ("mixture", "digits")}
     rows = {name: json.loads(text)["data"]["table"] for name, text in stored.items()}

@@ -9,18 +9,17 @@ kept in `build/ddpm` and reused, so an interrupted run goes on where it stopped;
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from minidiff import bound, data, times
-from minidiff.bench import results, run_stages
+from minidiff.bench import results, resume, run_stages
 from minidiff.denoiser import Denoiser
 from minidiff.metrics import class_accuracy, copy_rate, frechet_distance, frechet_floor
 from minidiff.nets.unet import UNet
@@ -180,16 +179,16 @@ def judged(D: Denoiser, judge: nn.Module) -> dict[str, Any]:
     digits, labels = (x.to(device()) for x in data.digits("all"))
     training = data.digits("train")[0].to(device())
     reference = judge.features(digits).double()
-    kept = FOLDER / f"samples-{TRAINING_STEPS}.json"
-    rows = json.loads(kept.read_text()) if kept.exists() else []
-    for steps, variance in list(itertools.product(SAMPLED, ("posterior", "forward")))[len(rows) :]:
+
+    def row(setting: tuple[int, Literal["posterior", "forward"]]) -> dict[str, Any]:
+        steps, variance = setting
         generator = torch.Generator(device()).manual_seed(0)
         x = D.process.prior(digits.shape, generator, device=device())
         grid = times.trailing(steps, T)
         start = time.process_time()
         made = last(ancestral(D.given(labels), x, grid, generator=generator, variance=variance))
         seconds = time.process_time() - start
-        row = {
+        return {
             "steps": steps,
             "variance": variance,
             "frechet": frechet_distance(judge.features(made).double(), reference),
@@ -197,10 +196,9 @@ def judged(D: Denoiser, judge: nn.Module) -> dict[str, Any]:
             "copy_rate": copy_rate(made, training),
             "cpu_seconds": seconds,
         }
-        print(row, flush=True)
-        rows.append(row)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(rows))
+
+    settings = list(itertools.product(SAMPLED, ("posterior", "forward")))
+    rows = resume.rows(FOLDER / f"samples-{TRAINING_STEPS}.json", settings, row)
     return {"n": len(digits), "floor": frechet_floor(reference).mean, "table": rows}
 
 

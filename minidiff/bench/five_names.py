@@ -11,7 +11,6 @@ folder to start over. gradients: the second moment of the noise error's gradient
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff import data, objectives, times, zoo
-from minidiff.bench import results, run_stages
+from minidiff.bench import results, resume, run_stages
 from minidiff.denoiser import Denoiser
 from minidiff.metrics import sliced_wasserstein
 from minidiff.nets import MLP
@@ -131,28 +130,25 @@ def gradients() -> None:
 
 def predictions() -> None:
     """names-predictions: every network trained and judged."""
-    kept = FOLDER / "rows.json"
-    rows: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else []
     reference = data.swiss_roll(DRAWN, seed=9)
-    for seed, dimension, predicts in list(itertools.product(SEEDS, DIMENSIONS, PREDICTIONS))[len(rows) :]:
+
+    def row(setting: tuple[int, int, Literal["x0", "v", "eps"]]) -> dict[str, Any]:
+        seed, dimension, predicts = setting
         start = time.process_time()
         plane = frame(dimension, seed)
         D, loss = train(plane, predicts, STEPS, seed)
         within, outside = drawn(D, plane)
-        rows.append(
-            {
-                "dimension": dimension,
-                "predicts": predicts,
-                "seed": seed,
-                "loss": loss,
-                "off_plane": outside,
-                "in_plane": sliced_wasserstein(within, reference),
-                "cpu_seconds": time.process_time() - start,
-            }
-        )
-        print(rows[-1], flush=True)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(rows))
+        return {
+            "dimension": dimension,
+            "predicts": predicts,
+            "seed": seed,
+            "loss": loss,
+            "off_plane": outside,
+            "in_plane": sliced_wasserstein(within, reference),
+            "cpu_seconds": time.process_time() - start,
+        }
+
+    rows = resume.rows(FOLDER / "rows.json", list(itertools.product(SEEDS, DIMENSIONS, PREDICTIONS)), row)
     floor = sliced_wasserstein(data.swiss_roll(DRAWN, seed=10), reference)
     stored = {"steps": STEPS, "width": WIDTH, "drawn": DRAWN, "floor": floor, "table": rows}
     results.save("names-predictions", stored, "python -m minidiff.bench five_names predictions")

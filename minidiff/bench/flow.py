@@ -8,7 +8,6 @@ stopped; delete the folder to start over.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from minidiff import data, times, zoo
-from minidiff.bench import results, run_stages
+from minidiff.bench import results, resume, run_stages
 from minidiff.denoiser import Denoiser, DenoiserLike
 from minidiff.metrics import class_accuracy, copy_rate, frechet_distance, frechet_floor, straightness
 from minidiff.nets.unet import UNet
@@ -46,14 +45,7 @@ CALLS = 20  # of the default sampler, to judge them
 
 def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The row stored in `build/flow/NAME.json`, made and stored if it is not there."""
-    file = FOLDER / f"{name}.json"
-    if not file.exists():
-        row = make()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(row))
-    row = json.loads(file.read_text())
-    print(row, flush=True)
-    return row
+    return resume.once(FOLDER / f"{name}.json", make)
 
 
 def in_parts(D: Denoiser, x: Tensor, y: Tensor, method: Callable[[DenoiserLike, Tensor], Tensor]) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from minidiff import data, times
 from minidiff.analytic import GaussianMixture
-from minidiff.bench import results, run_stages
+from minidiff.bench import results, resume, run_stages
 from minidiff.denoiser import Denoiser, DenoiserLike
 from minidiff.metrics import class_accuracy, frechet_distance
 from minidiff.process import LinearVP
@@ -120,29 +119,25 @@ def walk(D: DenoiserLike, exact: GaussianMixture, n: int, tau: float, order: int
     return last(sa_solver(D, x, grid, tau=tau, order=order, corrector=False, generator=generator))
 
 
-def mixture_rows(particles: int = PARTICLES, kept: Path | None = None) -> list[dict[str, Any]]:
+def mixture_rows(kept: Path) -> list[dict[str, Any]]:
     """A row for each order, size, band, field, number of steps and τ: W₁ to the data. size 0 has no band."""
     exact = line()
-    target = quantiles(exact, particles)
-    rows = json.loads(kept.read_text()) if kept and kept.exists() else []
-    cases = [(order, 0.0, "none", field) for order in ORDERS for field in range(FIELDS)]
-    cases += list(itertools.product(ORDERS, SIZES, BANDS, range(FIELDS)))
-    for order, size, band, field in cases[len(rows) // (len(STEPS) * len(TAUS)) :]:
+    target = quantiles(exact, PARTICLES)
+
+    def row(setting: tuple[int, float, str, int, int, float]) -> dict[str, Any]:
+        order, size, band, field, n, tau = setting
         D = ErrorField(exact, BANDS[band], size, field) if size else exact
-        for n, tau in itertools.product(STEPS, TAUS):
-            distance = wasserstein(walk(D, exact, n, tau, order, field, particles), target)
-            rows.append(
-                {"order": order, "size": size, "band": band, "field": field, "steps": n, "tau": tau, "w1": distance}
-            )
-        if kept:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps(rows))
-    return rows
+        distance = wasserstein(walk(D, exact, n, tau, order, field, PARTICLES), target)
+        return {"order": order, "size": size, "band": band, "field": field, "steps": n, "tau": tau, "w1": distance}
+
+    cases = [(order, 0.0, "none", field) for order in ORDERS for field in range(FIELDS)]
+    cases += itertools.product(ORDERS, SIZES, BANDS, range(FIELDS))
+    return resume.rows(kept, [(*case, n, tau) for case in cases for n in STEPS for tau in TAUS], row)
 
 
 def mixture() -> None:
     """noise-mixture: W₁ of the exact denoiser with an error in one band, against τ, steps, size and solver."""
-    rows = mixture_rows(PARTICLES, FOLDER / "mixture.json")
+    rows = mixture_rows(FOLDER / "mixture.json")
     exact = line()
     floor = [
         wasserstein(exact.sample(PARTICLES, torch.Generator().manual_seed(seed)), quantiles(exact, PARTICLES))
@@ -224,19 +219,19 @@ def methods(budgets: Sequence[int]) -> list[tuple[str, int, Callable[..., Tensor
 
 
 @torch.no_grad()
-def digit_rows(D: Denoiser, judge: nn.Module, images: int = IMAGES, kept: Path | None = None) -> list[dict[str, Any]]:
+def digit_rows(D: Denoiser, judge: nn.Module, kept: Path) -> list[dict[str, Any]]:
     """A row for each network, seed and method: Fréchet distance to all digits, and the share of classes as asked."""
     digits, labels = (x.to(device()) for x in data.digits("all"))
     reference = judge.features(digits).double()
-    y = torch.arange(images, device=labels.device) % 10
-    rows = json.loads(kept.read_text()) if kept and kept.exists() else []
+    y = torch.arange(IMAGES, device=labels.device) % 10
     nets = {"as trained": D, "spoiled": spoiled(D)}
-    cases = [(network, seed, method) for network, seed, budgets in RUNS for method in methods(budgets)]
-    for network, seed, (name, calls, draw) in cases[len(rows) :]:
+
+    def row(setting: tuple[str, int, tuple[str, int, Callable[..., Tensor]]]) -> dict[str, Any]:
+        network, seed, (name, calls, draw) = setting
         generator = torch.Generator().manual_seed(seed)
-        x = D.process.prior((images, *digits.shape[1:]), generator).to(device())
+        x = D.process.prior((IMAGES, *digits.shape[1:]), generator).to(device())
         made = draw(nets[network].given(y), x, generator)
-        row = {
+        return {
             "network": network,
             "method": name,
             "calls": calls,
@@ -244,12 +239,9 @@ def digit_rows(D: Denoiser, judge: nn.Module, images: int = IMAGES, kept: Path |
             "frechet": frechet_distance(judge.features(made).double(), reference),
             "as_asked": class_accuracy(judge(made), y),
         }
-        print(row, flush=True)
-        rows.append(row)
-        if kept:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps(rows))
-    return rows
+
+    cases = [(network, seed, method) for network, seed, budgets in RUNS for method in methods(budgets)]
+    return resume.rows(kept, cases, row)
 
 
 def digits() -> None:
@@ -257,7 +249,7 @@ def digits() -> None:
     from minidiff import zoo
 
     D, judge = zoo.load("digits-unet").to(device()), zoo.load("digits-classifier").to(device())
-    rows = digit_rows(D, judge, IMAGES, FOLDER / "digits.json")
+    rows = digit_rows(D, judge, FOLDER / "digits.json")
     images, labels = (x.to(device()) for x in data.digits("all"))
     features = judge.features(images).double()
     generator, floor = torch.Generator().manual_seed(0), []

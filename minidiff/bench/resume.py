@@ -17,3 +17,14 @@ def rows(kept: Path, settings: Sequence[Any], row: Callable[[Any], dict[str, Any
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(found))
     return found
+
+
+def once(kept: Path, make: Callable[[], Any]) -> Any:  # noqa: ANN401 (any JSON value)
+    """make() as it is stored in the file `kept`, where it is made and stored if it is not there."""
+    if not kept.exists():
+        made = make()
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(made))
+    found = json.loads(kept.read_text())
+    print(kept.stem, found, flush=True)
+    return found

@@ -7,7 +7,6 @@ Both use the zoo's `digits-unet`, so that only the sampler differs. Finished row
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff import data, times
-from minidiff.bench import results
+from minidiff.bench import results, resume
 from minidiff.denoiser import DenoiserLike
 from minidiff.metrics import class_accuracy, copy_rate, frechet_distance, frechet_floor, nearest_distance
 from minidiff.samplers import annealed_langevin, last, sample
@@ -66,12 +65,12 @@ def judged(D: nn.Module, judge: nn.Module, settings: Sequence[tuple[Any, ...]], 
     digits, labels = (x.to(device()) for x in data.digits("all"))
     training, held_out = (data.digits(split)[0].to(device()) for split in ("train", "test"))
     reference = judge.features(digits).double()
-    rows = json.loads(kept.read_text()) if kept.exists() else []
-    for setting in settings[len(rows) :]:
+
+    def row(setting: tuple[Any, ...]) -> dict[str, Any]:
         start = time.process_time()
         made = draw(D, labels, digits.shape[1:], setting)
         ladder = len(setting) == 3
-        row = {
+        return {
             "method": "annealed Langevin" if ladder else "default",
             **(dict(zip(("levels", "steps", "gamma"), setting, strict=True)) if ladder else {}),
             "calls": setting[0] * setting[1] + 1 if ladder else setting[0],
@@ -81,10 +80,7 @@ def judged(D: nn.Module, judge: nn.Module, settings: Sequence[tuple[Any, ...]], 
             "nearest": float(nearest_distance(made, training).mean()),
             "cpu_seconds": time.process_time() - start,
         }
-        print(row, flush=True)
-        rows.append(row)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(rows))
+
     floor = frechet_floor(reference)
     return {
         "n": len(digits),
@@ -93,7 +89,7 @@ def judged(D: nn.Module, judge: nn.Module, settings: Sequence[tuple[Any, ...]], 
         "nearest_held_out": float(nearest_distance(held_out, training).mean()),
         "r_max": R_MAX,
         "r_min": R_MIN,
-        "table": rows,
+        "table": resume.rows(kept, settings, row),
     }
 
 

@@ -10,7 +10,6 @@ interrupted run goes on where it stopped; delete the folder to start over.
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from minidiff import data, grids, times, zoo
-from minidiff.bench import results, run_stages
+from minidiff.bench import results, resume, run_stages
 from minidiff.denoiser import DenoiserLike
 from minidiff.metrics import path_error
 from minidiff.noise import standard_normal
@@ -51,14 +50,7 @@ SOLVERS: dict[str, Solver] = {
 
 def kept(name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401
     """The rows stored in `build/steps/NAME.json`, made and stored if they are not there."""
-    file = FOLDER / f"{name}.json"
-    if not file.exists():
-        rows = make()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(rows))
-    rows = json.loads(file.read_text())
-    print(name, rows, flush=True)
-    return rows
+    return resume.once(FOLDER / f"{name}.json", make)
 
 
 def problem(count: int, seed: int) -> tuple[DenoiserLike, Tensor]:

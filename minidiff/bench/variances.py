@@ -9,7 +9,6 @@ reused, so an interrupted run goes on where it stopped.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from minidiff import bound, data, noise, times
-from minidiff.bench import results, run_stages
+from minidiff.bench import results, resume, run_stages
 from minidiff.denoiser import Denoiser, DenoiserLike
 from minidiff.metrics import class_accuracy, frechet_distance, frechet_floor
 from minidiff.nets.unet import UNet
@@ -186,22 +185,20 @@ def samples() -> None:
     D, judge = network(), zoo.load("digits-classifier")
     digits, labels = data.digits("all")
     reference = judge.features(digits).double()
-    kept = FOLDER / "samples.json"
-    rows = json.loads(kept.read_text()) if kept.exists() else []
-    for n, method in list(itertools.product(SAMPLED, METHODS))[len(rows) :]:
+
+    def row(setting: tuple[int, str]) -> dict[str, Any]:
+        n, method = setting
         start = time.process_time()
         made = draw(D, method, n, labels)
-        row = {
+        return {
             "steps": n,
             "method": method,
             "frechet": frechet_distance(judge.features(made).double(), reference),
             "as_asked": class_accuracy(judge(made), labels),
             "cpu_seconds": time.process_time() - start,
         }
-        print(row, flush=True)
-        rows.append(row)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(rows))
+
+    rows = resume.rows(FOLDER / "samples.json", list(itertools.product(SAMPLED, METHODS)), row)
     stored = {"n": len(digits), "floor": frechet_floor(reference).mean, "table": rows}
     results.save("variances-samples", stored, "python -m minidiff.bench variances samples")
 
