@@ -16,13 +16,16 @@ Prediction = Literal["x0", "eps", "v", "score", "velocity"]
 
 
 class Angle(NamedTuple):
-    """arctan((r/scale)^power): where on its way through the noise the default sampler works, and over how many scales.
+    """Where on its way through the noise the default sampler works, and over how many scales.
 
-    `samplers.spectral_angle` finds it from the spectrum of the data.
+    Its steps are even in arctan((r/middle)^power), and between them D is a polynomial in cos arctan(r/scale); without
+    a middle of its own the scale serves for both. `samplers.spectral_angle` finds an angle from the spectrum of the
+    data, `samplers.calibrated_angle` from paths of the denoiser.
     """
 
     scale: float
     power: float
+    middle: float | None = None
 
 
 class DenoiserLike(Protocol):
@@ -196,7 +199,7 @@ class Denoiser(nn.Module):
     D = c_skip x + c_out F(c_in x, c_noise, y), c_skip = α s²/q, c_out = σ s/√q, c_in = 1/√q, q = α² s² + σ²,
     s = sigma_data, c_noise = −λ/4 clamped to [−5, 5] (ln(σ)/4 where α = 1).
 
-    angle: (scale, power) of the default sampler's grid; None: (sigma_data, 0.8).
+    angle: the default sampler's `Angle` or a tuple of its fields; None: (sigma_data, 0.8).
     Raises ValueError at construction for an unknown prediction, and for eps or score on a process with α_1 = 0, where
     neither determines x_0; and for a coupled denoiser that predicts the score. The remedy is x0, v or velocity.
     """
@@ -208,7 +211,7 @@ class Denoiser(nn.Module):
         predicts: Prediction | Literal["edm"] = "eps",
         sigma_data: float = 1.0,
         coupled: bool = False,
-        angle: tuple[float, float] | None = None,
+        angle: Angle | tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
         if predicts not in (*get_args(Prediction), "edm"):
@@ -224,6 +227,8 @@ class Denoiser(nn.Module):
             angle = Angle(*angle)
             arguments.real("the scale of angle", angle.scale, 1e-12)
             arguments.real("the power of angle", angle.power, 1e-3, 1.0)
+            if angle.middle is not None:
+                arguments.real("the middle of angle", angle.middle, 1e-12)
         self.net = net
         self.process = process
         self.predicts = predicts

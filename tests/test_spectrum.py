@@ -12,8 +12,8 @@ from minidiff.linear import Wiener
 from minidiff.metrics import CountCalls, path_error
 from minidiff.nets import MLP
 from minidiff.process import EDM, RectifiedFlow, TrigFlow
-from minidiff.samplers import exponential, last, sample, spectral_angle, spectral_error
-from minidiff.samplers.spectrum import FACTORS
+from minidiff.samplers import angle_grid, calibrated_angle, exponential, last, sample, spectral_angle, spectral_error
+from minidiff.samplers.spectrum import FACTORS, MIDDLES
 
 F64 = torch.float64
 WIDE = torch.logspace(-1.5, 1, 60, dtype=F64)
@@ -66,12 +66,61 @@ def test_a_wide_spectrum_asks_for_a_lower_power():
 
 
 def test_no_angle_of_the_table_is_better():
+    """Of the joint ones, and of those with this scale and another middle."""
     found = spectral_angle(WIDE, calls=(5,))
     rms = float(WIDE.square().mean().sqrt())
     best = spectral_error(WIDE, found, 5)
-    others = [spectral_error(WIDE, Angle(rms * factor, power), 5) for factor in FACTORS for power in (0.5, 0.7, 0.9)]
-    assert best <= min(others)
+    others = [Angle(rms * factor, power) for factor in FACTORS for power in (0.5, 0.7, 0.9)]
+    others += [Angle(found.scale, power, middle * found.scale) for middle in MIDDLES for power in (0.5, 0.7, 0.9)]
+    assert best <= min(spectral_error(WIDE, angle, 5) for angle in others)
     assert best < spectral_error(WIDE, None, 5)
+
+
+def test_the_middle_moves_the_steps_and_not_the_polynomial():
+    """The twin has the grid of one angle and the polynomial of the other; no middle is one at the scale."""
+    D = Gaussian(TrigFlow(), torch.zeros(2, dtype=F64), std=0.5)
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    times = angle_grid(D.process, 6, 0.4, 0.7)
+    twin = Gaussian(TrigFlow(), torch.zeros(2, dtype=F64), std=0.5)
+    twin.sigma_data = 2.0
+    want = last(exponential(twin, x, times, order=4, variable="cos", corrector=True, collocate=False))
+    torch.testing.assert_close(sample(D, x, 6, Angle(2.0, 0.7, 0.4)), want, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(sample(D, x, 6, Angle(2.0, 0.7)), sample(D, x, 6, Angle(2.0, 0.7, 2.0)))
+
+
+def test_the_angle_of_the_call_goes_before_that_of_the_denoiser():
+    D = Gaussian(EDM(), torch.zeros(2, dtype=F64), std=0.5)
+    x = 80 * torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    want = sample(D, x, 5, Angle(1.0, 0.7))
+    D.angle = Angle(0.5, 0.9)
+    torch.testing.assert_close(sample(D, x, 5, Angle(1.0, 0.7)), want)
+    D.angle = Angle(1.0, 0.7)
+    torch.testing.assert_close(sample(D, x, 5), want)
+
+
+def test_calibration_finds_the_angle_whose_paths_are_best():
+    """On a Gaussian the angle of its own scale wins, wherever it stands; on a wide spectrum it is not σ_data's."""
+    D = Gaussian(TrigFlow(sigma_data=0.5), torch.zeros(3, dtype=F64), std=0.5)
+    x = 0.5 * torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    angles = [Angle(2.0, 0.8), Angle(0.5, 1.0), Angle(0.1, 1.0), Angle(0.5, 1.0, 0.05)]
+    assert calibrated_angle(D, x, x, angles) == angles[1]  # the exact path ends where it began: s ε from s ε
+    assert calibrated_angle(D, x, x, angles[2:]) == angles[2]  # steps in the wrong place cost more than the wrong scale
+
+    wide = Wiener(TrigFlow(), torch.zeros(60, dtype=F64), torch.diag(WIDE**2))
+    eps = torch.randn(40, 60, generator=torch.Generator().manual_seed(1), dtype=F64)
+    table = [Angle(wide.sigma_data, 0.8), spectral_angle(WIDE)]
+    assert calibrated_angle(wide, eps, eps * WIDE, table) == table[1]
+
+
+def test_calibration_refuses_what_it_cannot_use():
+    D = Gaussian(EDM(), torch.zeros(2), std=0.5)
+    x = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match="got 0 angles and 5 calls"):
+        calibrated_angle(D, x, x, [])
+    with pytest.raises(ValueError, match="got 1 angles and 0 calls"):
+        calibrated_angle(D, x, x, [Angle(1.0, 0.8)], calls=())
+    with pytest.raises(ValueError, match="end"):
+        calibrated_angle(D, x, x[:2], [Angle(1.0, 0.8)])
 
 
 def test_sample_obeys_the_angle_and_wrappers_pass_it_on():
@@ -89,6 +138,7 @@ def test_sample_obeys_the_angle_and_wrappers_pass_it_on():
 
     wide = Denoiser(MLP(2), RectifiedFlow(), "velocity", angle=(2.0, 0.6))
     assert wide.angle == wide.given(torch.zeros(1)).angle == Angle(2.0, 0.6)
+    assert Denoiser(MLP(2), RectifiedFlow(), "velocity", angle=(2.0, 0.6, 1.5)).angle == Angle(2.0, 0.6, 1.5)
     assert Denoiser(MLP(2), RectifiedFlow(), "velocity").angle is None
 
 
@@ -115,7 +165,9 @@ def test_the_angle_of_the_patches_is_that_of_their_spectrum():
         assert spectral_error(stds, shipped, nfe) < 0.4 * spectral_error(stds, None, nfe)
 
 
-@pytest.mark.parametrize("angle", [(0.0, 0.8), (1.0, 0.0), (1.0, 1.5), (math.nan, 0.8)])
+@pytest.mark.parametrize(
+    "angle", [(0.0, 0.8), (1.0, 0.0), (1.0, 1.5), (math.nan, 0.8), (1.0, 0.8, 0.0), (1.0, 0.8, math.nan)]
+)
 def test_a_denoiser_refuses_an_impossible_angle(angle):
     with pytest.raises(ValueError, match="of angle"):
         Denoiser(MLP(2), RectifiedFlow(), "velocity", angle=angle)

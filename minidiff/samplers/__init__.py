@@ -23,7 +23,7 @@ from minidiff.samplers.richardson import local_richardson, richardson
 from minidiff.samplers.runge_kutta import euler, heun
 from minidiff.samplers.selection import Found, best_of, expected_best, search_noise
 from minidiff.samplers.singlestep import dpm_solver, dpmpp_2s
-from minidiff.samplers.spectrum import spectral_angle, spectral_error
+from minidiff.samplers.spectrum import calibrated_angle, spectral_angle, spectral_error
 from minidiff.samplers.speculative import Speculation, overlap, speculative
 from minidiff.samplers.state import State, last, path
 from minidiff.samplers.steering import Steered, effective_sample_size, steered
@@ -46,6 +46,7 @@ __all__ = [
     "annealed_langevin",
     "bdia",
     "best_of",
+    "calibrated_angle",
     "ddim",
     "deis",
     "dpm_solver",

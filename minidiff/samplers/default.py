@@ -20,7 +20,7 @@ ORDER = 4
 
 
 @torch.no_grad()
-def sample(D: DenoiserLike, x: Tensor, nfe: int = 20) -> Tensor:
+def sample(D: DenoiserLike, x: Tensor, nfe: int = 20, angle: Angle | None = None) -> Tensor:
     """x at t = 1 → the sample at σ = 0, both (B, *D), by exactly `nfe` calls of D and without gradients.
 
     Along a path on Gaussian data D is proportional to cos θ, θ = arctan(r/σ_data) with r = σ/α, and θ is finite at
@@ -29,13 +29,13 @@ def sample(D: DenoiserLike, x: Tensor, nfe: int = 20) -> Tensor:
     σ = 0, also where the process itself stops at σ(0) > 0. The order grows from 1 with the number of values known, so
     that one call returns D at t = 1 and two calls extrapolate a straight line.
 
-    The scale is D.sigma_data and the power of the grid 0.8, unless D has an `angle` of its own, which data with a wide
-    spectrum need (`spectral_angle`). Raises TypeError or ValueError unless x is a finite tensor (B, *D), D a denoiser,
-    and nfe an integer of at least 1.
+    `angle` is that of the call, or D's own, or (σ_data, 0.8): data with a wide spectrum need another (`spectral_angle`,
+    `calibrated_angle`). Raises TypeError or ValueError unless x is a finite tensor (B, *D), D a denoiser, and nfe an
+    integer of at least 1.
     """
     check_denoiser(D)
-    scale, power = getattr(D, "angle", None) or Angle(D.sigma_data, POWER)
-    grid = begin(D, x, angle_grid(D.process, nfe, scale, power))
+    scale, power, middle = angle or getattr(D, "angle", None) or Angle(D.sigma_data, POWER)
+    grid = begin(D, x, angle_grid(D.process, nfe, scale if middle is None else middle, power))
     to_data = dataclasses.replace(grid, sigma=[*grid.sigma[:-1], 0.0], lam=[*grid.lam[:-1], math.inf])
     return last(solve(D, x, to_data, order=ORDER, variable="cos", corrector=True, collocate=False, scale=scale))
 

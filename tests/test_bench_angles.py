@@ -1,0 +1,56 @@
+"""The benchmark of angles, at a size that takes seconds."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from minidiff import zoo
+from minidiff.bench import angles
+from minidiff.denoiser import Angle
+from minidiff.metrics import path_error
+from minidiff.samplers import calibrated_angle, sample
+
+SMALL = {"paths": 4, "scales": (1.0, 2.0), "middles": (1.0, 2.0)}
+
+
+def test_the_table_is_stored_and_resumes(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(angles, "CALLS", (4, 6))
+    monkeypatch.setattr(angles, "FINE", 40)
+    monkeypatch.setattr(angles, "POWERS", (0.8,))
+    monkeypatch.setitem(angles.TABLES, "digits", angles.TABLES["digits"] | SMALL)
+    saved = {}
+    monkeypatch.setattr(angles.results, "save", lambda name, data, command: saved.update({name: (data, command)}))
+    angles.main(["digits"])
+    stored, command = saved["angles-digits"]
+    assert command.endswith("python -m minidiff.bench angles digits")
+    rows = stored["rows"]
+    assert [r["scale"] for r in rows] == pytest.approx([1.0, 2.0, 2.0])
+    assert [r["middle"] for r in rows] == pytest.approx([1.0, 1.0, 2.0])
+    for r in rows:
+        assert len(r["rms"]) == len(r["median"]) == 2
+        assert r["mean"] == pytest.approx(math.sqrt(r["rms"][0] * r["rms"][1]))
+
+    # The best row is the angle that the calibration finds on the same paths.
+    D = zoo.load("digits-unet").given(torch.arange(4) % 10)
+    x = D.process.prior((4, 1, 8, 8), torch.Generator().manual_seed(angles.SEED))
+    end = sample(D, x, 100)
+    table = angles.candidates(D.sigma_data, SMALL["scales"], SMALL["middles"])
+    best = min(range(3), key=lambda i: rows[i]["mean"])
+    assert calibrated_angle(D, x, end, table, (4, 6)) == table[best]
+    want = path_error(sample(D, x, 6, table[best]), end, D.sigma_data).square().mean().sqrt()
+    assert rows[best]["rms"][1] == pytest.approx(float(want), rel=0.02)
+
+    kept = tmp_path / "build/angles/digits.json"
+    kept.write_text(json.dumps(rows[:2]))
+    capsys.readouterr()
+    angles.main(["digits"])
+    assert capsys.readouterr().out.count("'scale'") == 1
+    assert saved["angles-digits"][0] == stored
+
+
+def test_a_middle_is_never_beyond_the_scale():
+    assert angles.candidates(0.5, (1.0,), (0.5, 1.0, 2.0))[:2] == [Angle(0.5, 0.5, 0.25), Angle(0.5, 0.5, 0.5)]
+    assert len(angles.candidates(0.5, (1.0,), (0.5, 1.0, 2.0))) == 2 * len(angles.POWERS)
