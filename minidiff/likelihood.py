@@ -136,6 +136,14 @@ def dequantise(x0: Tensor, levels: int, generator: Generators = None) -> Tensor:
     return x0 + (2 * u - 1) / (levels - 1)
 
 
+def quantise(x: Tensor, levels: int) -> Tensor:
+    """The nearest of the grey levels −1 + 2k/(levels − 1), after clamping to [−1, 1]; like x. Undoes `dequantise`."""
+    arguments.floating("x", x)
+    arguments.positive_integer("levels", levels, 2)
+    half = (levels - 1) / 2
+    return ((x.clamp(-1, 1) + 1) * half).round() / half - 1
+
+
 def dequantised_bits(log_density: Tensor, dimensions: int, levels: int) -> Tensor:
     """Bits per dimension −(log p(x + u) + d log w)/(d log 2) with the bin width w = 2/(levels − 1); like log_density.
 

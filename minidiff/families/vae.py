@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from minidiff import arguments
 from minidiff.bound import discretised_log_prob
+from minidiff.likelihood import quantise
+from minidiff.nets.perceptron import perceptron
 from minidiff.noise import Generators, standard_normal
 
 
@@ -48,23 +50,10 @@ class VAE(nn.Module):
         super().__init__()
         for name, value, least in (("latent", latent, 1), ("width", width, 1), ("levels", levels, 2)):
             arguments.positive_integer(name, value, least)
-        arguments.real("dropout", dropout, 0.0, 1 - 1e-9)
         self.shape, self.latent, self.levels = tuple(shape), latent, levels
         self.dimensions = math.prod(self.shape)
-
-        def network(inputs: int, outputs: int) -> nn.Sequential:
-            return nn.Sequential(
-                nn.Linear(inputs, width),
-                nn.SiLU(),
-                nn.Dropout(dropout),
-                nn.Linear(width, width),
-                nn.SiLU(),
-                nn.Dropout(dropout),
-                nn.Linear(width, 2 * outputs),
-            )
-
-        self.encoder = network(self.dimensions, latent)
-        self.decoder = network(latent, self.dimensions)
+        self.encoder = perceptron(self.dimensions, 2 * latent, width, dropout)
+        self.decoder = perceptron(latent, 2 * self.dimensions, width, dropout)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """μ(x) and s(x) of q(z | x), each (B, latent). Raises ValueError for images of another shape."""
@@ -117,9 +106,7 @@ class VAE(nn.Module):
         mean, std = self.decode(standard_normal((n, self.latent), generator, device=device))
         if not noise:
             return mean.clamp(-1, 1)
-        half = (self.levels - 1) / 2
-        drawn = mean + std * standard_normal(mean.shape, generator, device=device)
-        return ((drawn.clamp(-1, 1) + 1) * half).round() / half - 1
+        return quantise(mean + std * standard_normal(mean.shape, generator, device=device), self.levels)
 
 
 def _positive(raw: Tensor) -> Tensor:
