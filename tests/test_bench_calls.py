@@ -1,41 +1,16 @@
 """The benchmark behind the chapter on better spent calls, at a size that takes seconds."""
 
-import json
-
 import pytest
 import torch
+from copies import Copies
 
 from minidiff import data, zoo
-from minidiff.analytic import Empirical
-from minidiff.bench import calls
-from minidiff.process import RectifiedFlow
+from minidiff.bench import calls, results
 from minidiff.zoo import recipes
 
 
-class Copies:
-    """The exact denoiser of a few digits, which ignores the class."""
-
-    coupled = False
-
-    def __init__(self):
-        images, _ = data.digits("train")
-        self.exact = Empirical(RectifiedFlow(), images[:40])
-        self.process, self.sigma_data = self.exact.process, self.exact.sigma_data
-
-    def __call__(self, x, t):
-        return self.exact(x, t)
-
-    def given(self, y):
-        return self
-
-    def to(self, device):
-        return self
-
-
 @pytest.fixture
-def small(monkeypatch, tmp_path):
-    (tmp_path / "book" / "results").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
+def small(monkeypatch, checkout):
     (images, labels), judge = data.digits("all"), zoo.load("digits-classifier")
     parts = {"all": slice(100), "train": slice(1400), "test": slice(1400, 1600)}
     monkeypatch.setattr(data, "digits", lambda split: (images[parts[split]], labels[parts[split]]))
@@ -53,11 +28,6 @@ def small(monkeypatch, tmp_path):
         (calls.selection, "CHAIN", 6),
     ):
         monkeypatch.setattr(stage, name, value)
-    return tmp_path / "book" / "results"
-
-
-def stored(folder, name):
-    return json.loads((folder / f"{name}.json").read_text())["data"]
 
 
 def test_parallel(small, monkeypatch):
@@ -66,7 +36,7 @@ def test_parallel(small, monkeypatch):
     assert {setting[0] for setting in calls.parallel._settings()} == {setting[0] for setting in settings}
     monkeypatch.setattr(calls.parallel, "_settings", lambda: settings)
     calls.main(["parallel"])
-    table = stored(small, "calls-parallel")["table"]
+    table = results.load("calls-parallel")["data"]["table"]
     assert [row["depth"] for row in table[:2]] == [4, 9]
     assert table[2]["to sequential"] < 1e-5
     assert table[2]["error"] == pytest.approx(table[1]["error"], abs=1e-4)
@@ -76,7 +46,7 @@ def test_parallel(small, monkeypatch):
 
 def test_late(small, capsys):
     calls.main(["late"])
-    table = stored(small, "calls-late")["table"]
+    table = results.load("calls-late")["data"]["table"]
     assert [row["calls"] for row in table] == [10, *[2, 0] * 4]
     assert {row["prior"] for row in table} == {"isotropic", "Gaussian", "a Gaussian a class", "VAE"}
     assert all(row["frechet"] > 0 for row in table)
@@ -87,7 +57,7 @@ def test_late(small, capsys):
 
 def test_selection(small):
     calls.main(["selection"])
-    found = stored(small, "calls-selection")
+    found = results.load("calls-selection")["data"]
     rewards = {(row["method"], row["draws"]): row["reward"] for row in found["table"]}
     assert rewards["best of n", 20] > rewards["best of n", 1]
     assert rewards["search", 2] >= rewards["search", 1]

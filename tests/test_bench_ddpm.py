@@ -1,13 +1,11 @@
 """The benchmark behind the DDPM chapter, at a size that takes seconds."""
 
-import json
-
 import pytest
 import torch
 from torch import nn
 
 from minidiff import bound, data, times
-from minidiff.bench import ddpm
+from minidiff.bench import ddpm, results
 from minidiff.denoiser import Denoiser
 from minidiff.process import Tabulated
 
@@ -26,10 +24,8 @@ class Shrink(nn.Module):
 
 
 @pytest.fixture
-def small(monkeypatch, tmp_path):
+def small(monkeypatch, checkout):
     """A checkout with an empty book/results, twenty digits, twelve steps and a trivial network."""
-    (tmp_path / "book" / "results").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
     settings = {"T": STEPS, "TRAINING_STEPS": 8, "SCHEDULE_STEPS": 4, "RESPACED": (3, STEPS), "SAMPLED": (3,)}
     for name, value in settings.items():
         monkeypatch.setattr(ddpm, name, value)
@@ -38,11 +34,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(ddpm, "UNet", Shrink)
     betas = tuple(torch.linspace(0.1, 0.3, STEPS, dtype=torch.float64).tolist())
     monkeypatch.setattr(ddpm, "SCHEDULES", {"linear": lambda: betas})
-    return tmp_path
-
-
-def stored(folder, name):
-    return json.loads((folder / "book" / "results" / f"{name}.json").read_text())["data"]
+    return checkout
 
 
 @pytest.fixture
@@ -86,13 +78,13 @@ def test_schedules_are_those_of_the_papers():
 
 def test_bound_and_schedules_are_stored(small):
     ddpm.main(["bound", "schedules"])
-    result = stored(small, "ddpm-bound")
+    result = results.load("ddpm-bound")["data"]
     assert len(result["terms"]) == STEPS + 1
     whole = next(row for row in result["table"] if row["steps"] == STEPS and row["variance"] == "posterior")
     assert sum(result["terms"]) == pytest.approx(whole["bits"])
     assert whole["prior"] + whole["transitions"] + whole["decoder"] == pytest.approx(whole["bits"])
     assert {row["variance"] for row in result["table"]} == {"posterior", "forward", "best"}
-    assert [row["schedule"] for row in stored(small, "ddpm-schedules")["table"]] == ["linear"]
+    assert [row["schedule"] for row in results.load("ddpm-schedules")["data"]["table"]] == ["linear"]
 
 
 def test_samples_are_stored(small, monkeypatch):
@@ -107,12 +99,12 @@ def test_samples_are_stored(small, monkeypatch):
 
     monkeypatch.setattr(zoo, "load", lambda name: Judge())
     ddpm.main(["samples"])
-    result = stored(small, "ddpm-samples")
+    result = results.load("ddpm-samples")["data"]
     assert result["n"] == 140 and result["floor"] > 0
     assert [(row["steps"], row["variance"]) for row in result["table"]] == [(3, "posterior"), (3, "forward")]
     monkeypatch.setattr(ddpm, "SAMPLED", (3, 4))
     ddpm.main(["samples"])  # goes on: what is finished is not drawn again, to the second of its CPU time
-    longer = stored(small, "ddpm-samples")["table"]
+    longer = results.load("ddpm-samples")["data"]["table"]
     assert longer[:2] == result["table"]
     assert [row["steps"] for row in longer[2:]] == [4, 4]
 

@@ -10,11 +10,9 @@ from minidiff.bench import digits, results
 
 
 @pytest.fixture
-def checkout(tmp_path, monkeypatch):
-    (tmp_path / "book" / "results").mkdir(parents=True)
-    (tmp_path / "book" / "start").mkdir()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def checkout(checkout):
+    (checkout / "book" / "start").mkdir()
+    return checkout
 
 
 @pytest.fixture

@@ -11,14 +11,12 @@ from minidiff.denoiser import Denoiser
 
 
 @pytest.fixture
-def small(monkeypatch, tmp_path):
+def small(monkeypatch, checkout):
     """A checkout with an empty book/results, two dimensions, twelve steps."""
-    (tmp_path / "book" / "results").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
     settings = {"STEPS": 12, "DIMENSIONS": (2, 8), "SEEDS": (0,), "WIDTH": 8, "DRAWN": 40, "POINTS": 300}
     for name, value in settings.items():
         monkeypatch.setattr(five_names, name, value)
-    return tmp_path
+    return checkout
 
 
 @pytest.mark.parametrize("dimension", [2, 7])

@@ -1,13 +1,11 @@
 """The benchmark behind the flow-matching chapter, at a size that takes seconds."""
 
-import json
-
 import pytest
 import torch
 from torch import nn
 
 from minidiff import data, zoo
-from minidiff.bench import flow
+from minidiff.bench import flow, results
 from minidiff.denoiser import Denoiser
 from minidiff.process import RectifiedFlow
 
@@ -33,10 +31,8 @@ class Judge(nn.Module):
 
 
 @pytest.fixture
-def small(monkeypatch, tmp_path):
+def small(monkeypatch, checkout):
     """A checkout with an empty book/results, seventy digits and a trivial network."""
-    (tmp_path / "book" / "results").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
     settings = {"PAIRS": 60, "REFLOW_STEPS": 4, "STEPS": (1, 3), "FINE": 8}
     for name, value in settings.items():
         monkeypatch.setattr(flow, name, value)
@@ -44,23 +40,19 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "digits", lambda split: (images[:140], labels[:140]))
     models = {"digits-unet": lambda: Denoiser(Line(), RectifiedFlow(), "velocity", 0.5), "digits-classifier": Judge}
     monkeypatch.setattr(zoo, "load", lambda name: models[name]())
-    return tmp_path
-
-
-def stored(folder, name):
-    return json.loads((folder / "book" / "results" / f"{name}.json").read_text())["data"]
+    return checkout
 
 
 def test_reflow_is_stored_and_resumed(small, monkeypatch):
     flow.main(["reflow"])
-    kept = stored(small, "flow-reflow")
+    kept = results.load("flow-reflow")["data"]
     for who in ("teacher", "student"):
         assert [row["steps"] for row in kept[who]["steps"]] == [1, 3]
         assert kept[who]["straightness"] >= 0 and kept[who]["cost"] > 0
     assert kept["independent_cost"] > 0
     monkeypatch.setattr(flow, "student", None)  # nothing is trained again
     flow.main(["reflow"])
-    assert stored(small, "flow-reflow") == kept
+    assert results.load("flow-reflow")["data"] == kept
 
 
 def test_pairs_are_the_teachers_flow(small):
@@ -87,12 +79,12 @@ def test_training_times_are_stored_and_resumed(small, monkeypatch):
     monkeypatch.setattr(flow, "SEEDS", (0, 1))
     monkeypatch.setattr(flow, "CALLS", 2)
     flow.main(["times"])
-    kept = stored(small, "flow-times")
+    kept = results.load("flow-times")["data"]
     assert [(row["density"], row["seed"]) for row in kept["rows"]] == [(d, s) for d in flow.DENSITIES for s in (0, 1)]
     assert all(row["frechet"] >= 0 for row in kept["rows"]) and kept["training_steps"] == 4
     monkeypatch.setattr(flow, "trained", None)  # nothing is trained again
     flow.main(["times"])
-    assert stored(small, "flow-times") == kept
+    assert results.load("flow-times")["data"] == kept
 
 
 def test_trainings_differ_by_density_and_by_seed(small, monkeypatch):

@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
+from copies import Copies
 
 from minidiff import data, zoo
-from minidiff.analytic import Empirical
 from minidiff.bench import noise
 from minidiff.denoiser import Denoiser
 from minidiff.metrics import CountCalls
@@ -64,32 +64,7 @@ def test_spoiling_changes_the_weights_by_their_size():
             assert torch.equal(before, after)
 
 
-class Copies:
-    """The exact denoiser of a few digits, which ignores the class."""
-
-    coupled = False
-
-    def __init__(self):
-        images, _ = data.digits("train")
-        self.exact = Empirical(RectifiedFlow(), images[:40])
-        self.process, self.sigma_data = self.exact.process, self.exact.sigma_data
-
-    def __call__(self, x, t):
-        return self.exact(x, t)
-
-    def given(self, y):
-        return self
-
-    def to(self, device):
-        return self
-
-    def parameters(self):
-        return []
-
-
-def test_the_benchmark_is_stored_and_resumes(monkeypatch, tmp_path, capsys):
-    (tmp_path / "book" / "results").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
+def test_the_benchmark_is_stored_and_resumes(monkeypatch, checkout, capsys):
     images, labels = data.digits("all")
     judge = zoo.load("digits-classifier")
     monkeypatch.setattr(data, "digits", lambda split: (images[:120], labels[:120]))
@@ -104,7 +79,7 @@ def test_the_benchmark_is_stored_and_resumes(monkeypatch, tmp_path, capsys):
     ):
         monkeypatch.setattr(noise, name, value)
     noise.main([])
-    stored = {name: (tmp_path / f"book/results/noise-{name}.json").read_text() for name in ("mixture", "digits")}
+    stored = {name: (checkout / f"book/results/noise-{name}.json").read_text() for name in ("mixture", "digits")}
     rows = {name: json.loads(text)["data"]["table"] for name, text in stored.items()}
     assert len(rows["mixture"]) == 2 * (1 + 2 * 3) * 2
     assert len(rows["digits"]) == 2 * 5
@@ -113,7 +88,7 @@ def test_the_benchmark_is_stored_and_resumes(monkeypatch, tmp_path, capsys):
     noise.main([])
     assert capsys.readouterr().out == ""
     for name, text in stored.items():
-        assert (tmp_path / f"book/results/noise-{name}.json").read_text() == text
+        assert (checkout / f"book/results/noise-{name}.json").read_text() == text
     with pytest.raises(ValueError, match="stages are"):
         noise.main(["nothing"])
 

@@ -4,32 +4,12 @@ import json
 
 import pytest
 import torch
+from copies import Copies
 
 from minidiff import data, zoo
-from minidiff.analytic import Empirical
 from minidiff.bench import score
 from minidiff.metrics import CountCalls
 from minidiff.process import VE, RectifiedFlow
-
-
-class Copies:
-    """The exact denoiser of a few digits, which ignores the class."""
-
-    coupled = False
-
-    def __init__(self, process):
-        images, _ = data.digits("train")
-        self.exact = Empirical(process, images[:40])
-        self.process, self.sigma_data = process, self.exact.sigma_data
-
-    def __call__(self, x, t):
-        return self.exact(x, t)
-
-    def given(self, y):
-        return self
-
-    def to(self, device):
-        return self
 
 
 @pytest.mark.parametrize("process", [VE(0.01, 50.0), RectifiedFlow()], ids=["VE", "RF"])
@@ -41,17 +21,15 @@ def test_annealing_the_exact_denoiser_of_few_digits_copies_them(process):
     assert float(distance.max()) < 0.05
 
 
-def test_the_benchmark_is_stored_and_resumes(monkeypatch, tmp_path, capsys):
-    (tmp_path / "book" / "results").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
+def test_the_benchmark_is_stored_and_resumes(monkeypatch, checkout, capsys):
     images, labels = data.digits("all")
     judge = zoo.load("digits-classifier")
     monkeypatch.setattr(data, "digits", lambda split: (images[:60], labels[:60]))
-    monkeypatch.setattr(zoo, "load", lambda name: judge if "classifier" in name else Copies(RectifiedFlow()))
+    monkeypatch.setattr(zoo, "load", lambda name: judge if "classifier" in name else Copies())
     monkeypatch.setattr(score, "LADDERS", ((3, 2, 0.5),))
     monkeypatch.setattr(score, "DEFAULT", (2,))
     score.main([])
-    path = tmp_path / "book" / "results" / "score-samples.json"
+    path = checkout / "book" / "results" / "score-samples.json"
     stored = json.loads(path.read_text())["data"]
     assert [row["calls"] for row in stored["table"]] == [2, 7]
     assert stored["n"] == 60

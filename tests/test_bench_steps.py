@@ -1,13 +1,11 @@
 """The benchmark behind the chapter on grids, at a size that takes seconds."""
 
-import json
-
 import pytest
 import torch
 from torch import nn
 
 from minidiff import data, grids, zoo
-from minidiff.bench import steps
+from minidiff.bench import results, steps
 from minidiff.denoiser import Denoiser
 from minidiff.process import RectifiedFlow
 
@@ -24,10 +22,8 @@ class Line(nn.Module):
 
 
 @pytest.fixture
-def small(monkeypatch, tmp_path):
+def small(monkeypatch, checkout):
     """A checkout with an empty book/results, a few digits and a trivial network."""
-    (tmp_path / "book" / "results").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
     settings = {
         "LEARNING": 4,
         "HELD_OUT": 6,
@@ -47,17 +43,13 @@ def small(monkeypatch, tmp_path):
     images, labels = data.digits("all")
     monkeypatch.setattr(data, "digits", lambda split: (images[:140], labels[:140]))
     monkeypatch.setattr(zoo, "load", lambda name: Denoiser(Line(), RectifiedFlow(), "velocity", 0.5))
-    yield tmp_path
+    yield checkout
     steps.held_out.cache_clear()
-
-
-def stored(folder, name):
-    return json.loads((folder / "book" / "results" / f"{name}.json").read_text())["data"]
 
 
 def test_grids_are_stored_and_resumed(small, monkeypatch):
     steps.main(["grids"])
-    rows = stored(small, "steps-grids")["rows"]
+    rows = results.load("steps-grids")["data"]["rows"]
     names = [row["grid"] for row in rows if row["calls"] == 3]
     assert len(names) == len(set(names)) == 9 and names[-1] == "default"
     for row in rows:
@@ -77,8 +69,8 @@ def test_the_bound_is_a_path_through_every_fine_node_but_the_last(small):
 
 def test_taylor_and_learned_are_stored(small):
     steps.main(["taylor", "learned"])
-    assert [row["steps"] for row in stored(small, "steps-taylor")["rows"]] == [4, 6, 8, 12]
-    learned = stored(small, "steps-learned")
+    assert [row["steps"] for row in results.load("steps-taylor")["data"]["rows"]] == [4, 6, 8, 12]
+    learned = results.load("steps-learned")["data"]
     assert [(row["learn"], row["order"]) for row in learned["rows"]] == [("times", 1), ("both", 2)]
     for row in learned["rows"]:
         assert row["times"][0] == 1 and row["times"][-1] == 0 and len(row["times"]) == 4

@@ -9,10 +9,8 @@ from minidiff.bench import training
 
 
 @pytest.fixture
-def results(tmp_path, monkeypatch):
-    (tmp_path / "book" / "results").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "book" / "results"
+def results(checkout):
+    return checkout / "book" / "results"
 
 
 def test_our_unet_is_the_equal_block_twin_of_diffusers(results, monkeypatch, capsys):

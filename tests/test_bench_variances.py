@@ -8,9 +8,7 @@ from minidiff import data
 from minidiff.bench import variances
 
 
-def test_the_benchmark_is_stored_and_resumes(monkeypatch, tmp_path, capsys):
-    (tmp_path / "book" / "results").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
+def test_the_benchmark_is_stored_and_resumes(monkeypatch, checkout, capsys):
     images, labels = data.digits("all")
     monkeypatch.setattr(data, "digits", lambda split: (images[:140], labels[:140]))
     for name, value in (("STEPS", (2, 3)), ("WITH_TWEEDIE", (3,)), ("SAMPLED", (2,))):
@@ -19,7 +17,7 @@ def test_the_benchmark_is_stored_and_resumes(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(variances, "learned_error", lambda D: learn(D, steps=2))
     monkeypatch.setattr(data, "batches", lambda *_, **__: iter([(images[:8], labels[:8])] * 3))
     variances.main([])
-    folder = tmp_path / "book" / "results"
+    folder = checkout / "book" / "results"
     table = json.loads((folder / "variances-bound.json").read_text())["data"]["table"]
     bits = {(row["steps"], row["variance"]): row["bits"] for row in table}
     names = {"least", "forward", "optimal", "score", "learned"}
