@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "minidiff"
 FLOORS = (
     {"arguments", "extras", "noise"},
     {"process", "times", "data", "nets"},
-    {"denoiser", "analytic", "clusters", "linear", "sparse"},
+    {"denoiser", "analytic", "clusters", "conditional", "linear", "sparse"},
     {
         "objectives",
         "samplers",

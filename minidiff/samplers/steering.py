@@ -50,6 +50,19 @@ def systematic(log_weights: Tensor, u: Tensor) -> Tensor:
     return torch.searchsorted(shares, points).clamp(max=count - 1)
 
 
+def resample(log_weights: Tensor, threshold: float, generator: Generators = None) -> tuple[Tensor, Tensor]:
+    """Ancestors (S, K) of every particle, and which systems resample (S,): those with a size below threshold · K.
+
+    log_weights (S, K); a system that does not resample keeps each particle. generator: one, or one a system.
+    """
+    systems, count = log_weights.shape
+    device = log_weights.device
+    low = effective_sample_size(log_weights) < threshold * count
+    u = torch.special.ndtr(standard_normal((systems, 1), generator, torch.float64, device))[:, 0]
+    stay = torch.arange(count, device=device).expand(systems, count)
+    return torch.where(low[:, None], systematic(log_weights, u), stay), low
+
+
 def steered(
     D: DenoiserLike,
     x: Tensor,
@@ -90,10 +103,7 @@ def steered(
         x0 = D(x.flatten(0, 1), s).reshape(x.shape)
         value = judged(x0)
         log_weights = log_weights + value - before
-        low = effective_sample_size(log_weights) < threshold * count
-        u = torch.special.ndtr(standard_normal((systems, 1), generator, torch.float64, x.device))[:, 0]
-        stay = torch.arange(count, device=x.device).expand(systems, count)
-        chosen = torch.where(low[:, None], systematic(log_weights, u), stay)
+        chosen, low = resample(log_weights, threshold, generator)
         total = torch.where(low, total + log_weights.logsumexp(1) - math.log(count), total)
         log_weights = torch.where(low[:, None], 0.0, log_weights)
         resampled += low.cpu()
