@@ -7,6 +7,12 @@ from minidiff.metrics.neighbours import PrecisionRecall, copy_rate, nearest_dist
 from minidiff.metrics.path_error import path_error
 from minidiff.metrics.samples import Estimate
 from minidiff.metrics.straightness import straightness
+from minidiff.metrics.total_variation import (
+    frequencies,
+    nearest_index,
+    total_variation,
+    total_variation_floor,
+)
 from minidiff.metrics.two_sample import mmd, sliced_wasserstein
 
 __all__ = [
@@ -21,11 +27,15 @@ __all__ = [
     "frechet_distance",
     "frechet_extrapolated",
     "frechet_floor",
+    "frequencies",
     "inception_score",
     "mmd",
     "nearest_distance",
+    "nearest_index",
     "path_error",
     "precision_recall",
     "sliced_wasserstein",
     "straightness",
+    "total_variation",
+    "total_variation_floor",
 ]
