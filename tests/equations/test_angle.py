@@ -11,20 +11,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad, solve_ivp
+from sides import F64, SEEDS, equal
 
 from minidiff.analytic import Gaussian
 from minidiff.linear import Wiener
 from minidiff.process import EDM, VE, CosineVP, LinearVP, RectifiedFlow, TrigFlow
 from minidiff.samplers import sample
 
-F64 = torch.float64
-SEEDS = pytest.mark.parametrize("seed", range(3))
 PROCESSES = (LinearVP(), CosineVP(), EDM(), VE(), RectifiedFlow(), TrigFlow())
-
-
-def equal(left, right, rtol=1e-9, atol=1e-11):
-    left, right = (torch.as_tensor(side, dtype=F64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
 
 
 def draw(seed, *ranges):

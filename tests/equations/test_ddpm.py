@@ -8,32 +8,14 @@ import itertools
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
+from sides import F64, LINE, SEEDS, equal, hermite, integral, normal
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from minidiff import bound
 
-LINE = torch.linspace(-14, 14, 5601, dtype=torch.float64)
-NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(60))
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
-SEEDS = pytest.mark.parametrize("seed", range(3))
-
-
-def equal(left, right, rtol=1e-9, atol=1e-11):
-    left, right = (torch.as_tensor(side, dtype=torch.float64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
-
-
-def integral(values, x=LINE):
-    return torch.trapezoid(values, x, dim=-1)
-
-
-def normal(x, mean, variance):
-    return torch.exp(-((x - mean) ** 2) / (2 * variance)) / torch.sqrt(
-        2 * math.pi * torch.as_tensor(variance, dtype=torch.float64)
-    )
+NODES, WEIGHTS = hermite(60)
 
 
 def expectation(f, mean, variance):
@@ -51,7 +33,7 @@ class Chain:
     @classmethod
     def draw(cls, seed, steps=6):
         random = torch.Generator().manual_seed(seed)
-        beta = 0.05 + 0.4 * torch.rand(steps, generator=random, dtype=torch.float64)
+        beta = 0.05 + 0.4 * torch.rand(steps, generator=random, dtype=F64)
         return cls(torch.cat([torch.zeros(1), beta]), random)
 
     def __post_init__(self):
@@ -59,13 +41,13 @@ class Chain:
         alpha = [1.0]
         for beta in self.beta[1:]:
             alpha.append(alpha[-1] * math.sqrt(1 - beta))  # def-ddpm-scales, one factor at a time
-        self.alpha = torch.tensor(alpha, dtype=torch.float64)
+        self.alpha = torch.tensor(alpha, dtype=F64)
         self.sigma2 = 1 - self.alpha**2
         self.snr = self.alpha**2 / self.sigma2
         self.rho = torch.cat([torch.tensor([math.nan, 0.0]), self.snr[2:] / self.snr[1:-1]])
 
     def normal(self, *shape):
-        return torch.randn(shape, generator=self.random, dtype=torch.float64)
+        return torch.randn(shape, generator=self.random, dtype=F64)
 
     def forward(self, n, x):
         """Mean and variance of q(x_n | x_{n−1} = x)."""
@@ -83,8 +65,8 @@ class Chain:
         return b / a, 1 / a
 
 
-POINTS = torch.tensor([-0.9, 0.4, 1.2], dtype=torch.float64)  # a data set of three numbers
-SHARES = torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64)
+POINTS = torch.tensor([-0.9, 0.4, 1.2], dtype=F64)  # a data set of three numbers
+SHARES = torch.tensor([0.3, 0.5, 0.2], dtype=F64)
 
 
 def noisy_density(chain, n, x):
@@ -291,13 +273,13 @@ def test_reverse_mean(seed):
 
 def random_covariance(chain, d):
     root = chain.normal(d, d)
-    return root @ root.T + 0.1 * torch.eye(d, dtype=torch.float64)
+    return root @ root.T + 0.1 * torch.eye(d, dtype=F64)
 
 
 @SEEDS
 @pytest.mark.equation("eq-ddpm-reverse-covariance")
 def test_reverse_covariance(seed):
-    c, n, eye = Chain.draw(seed), 4, torch.eye(3, dtype=torch.float64)
+    c, n, eye = Chain.draw(seed), 4, torch.eye(3, dtype=F64)
     data = random_covariance(c, 3)
     before, now = (c.alpha[k] ** 2 * data + c.sigma2[k] * eye for k in (n - 1, n))  # Gaussian data: exact
     cross = (1 - c.beta[n]).sqrt() * before
@@ -319,7 +301,7 @@ class LinearModel:
     def __init__(self, seed, steps):
         self.chain = c = Chain.draw(seed, steps)
         self.gain, self.shift = 0.3 + 0.3 * c.normal(steps + 1), 0.3 * c.normal(steps + 1)
-        self.s2 = c.beta * (0.7 + 0.6 * torch.rand(steps + 1, generator=c.random, dtype=torch.float64))
+        self.s2 = c.beta * (0.7 + 0.6 * torch.rand(steps + 1, generator=c.random, dtype=F64))
         self.x_0 = c.normal()
 
     def x0_hat(self, n, x):
@@ -374,10 +356,7 @@ class LinearModel:
 
 
 def log_normal(x, mean, variance):
-    return (
-        -((x - mean) ** 2) / (2 * variance)
-        - torch.log(2 * math.pi * torch.as_tensor(variance, dtype=torch.float64)) / 2
-    )
+    return -((x - mean) ** 2) / (2 * variance) - torch.log(2 * math.pi * torch.as_tensor(variance, dtype=F64)) / 2
 
 
 @SEEDS
@@ -566,7 +545,7 @@ def test_decoder(seed):
     left = right = 1.0
     for k, mean in zip(ks, x0_hat, strict=True):
         low, high = bin_of(k, levels)
-        u = torch.linspace(max(low, -3), min(high, 3), 4001, dtype=torch.float64)
+        u = torch.linspace(max(low, -3), min(high, 3), 4001, dtype=F64)
         left *= float(integral(normal(u, mean, s**2), u))
         right *= distribution((high - mean) / s) - distribution((low - mean) / s)
         masses = [
@@ -574,8 +553,8 @@ def test_decoder(seed):
         ]
         equal(sum(masses), 1.0)
     equal(left, right, rtol=1e-6)
-    pixels = torch.tensor([-1 + 2 * k / 16 for k in ks], dtype=torch.float64)
-    package = bound.discretised_log_prob(pixels, torch.tensor(x0_hat, dtype=torch.float64), s, levels).sum().exp()
+    pixels = torch.tensor([-1 + 2 * k / 16 for k in ks], dtype=F64)
+    package = bound.discretised_log_prob(pixels, torch.tensor(x0_hat, dtype=F64), s, levels).sum().exp()
     equal(package, right)
 
 
@@ -625,13 +604,13 @@ def test_regression(seed):
 def test_the_two_extreme_variances(seed):
     c = Chain.draw(seed)
     for n in range(2, c.T + 1):
-        joint = torch.tensor([[1.0, c.alpha[n]], [c.alpha[n], c.alpha[n] ** 2 + c.sigma2[n]]], dtype=torch.float64)
+        joint = torch.tensor([[1.0, c.alpha[n]], [c.alpha[n], c.alpha[n] ** 2 + c.sigma2[n]]], dtype=F64)
         conditional = 1 / torch.linalg.inv(joint)[0, 0]  # of x_0 given x_n
         middle = 1 - c.alpha[n] ** 2 / (c.alpha[n] ** 2 + c.sigma2[n])
         equal(conditional, middle)
         equal(middle, c.sigma2[n])
         alpha2, sigma2 = c.normal(2).exp()  # the first equality does not need α² + σ² = 1
-        joint = torch.tensor([[1.0, alpha2.sqrt()], [alpha2.sqrt(), alpha2 + sigma2]], dtype=torch.float64)
+        joint = torch.tensor([[1.0, alpha2.sqrt()], [alpha2.sqrt(), alpha2 + sigma2]], dtype=F64)
         equal(1 / torch.linalg.inv(joint)[0, 0], 1 - alpha2 / (alpha2 + sigma2))
         small, rest = c.posterior(n, 0, 0)[1], 1 - c.rho[n]
         left = small + c.alpha[n - 1] ** 2 * rest**2 * c.sigma2[n]
@@ -658,7 +637,7 @@ def test_best_variance(seed):
 
     s2 = c.normal().exp()
     equal(slope(s2), (d * s2 - d * small - spread) / (2 * s2**2))
-    low, high = torch.tensor([1e-4, 100.0], dtype=torch.float64)  # the root of the slope, by bisection
+    low, high = torch.tensor([1e-4, 100.0], dtype=F64)  # the root of the slope, by bisection
     for _ in range(200):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
@@ -671,7 +650,7 @@ def test_best_variance(seed):
 def two_points(seed):
     """a, the two SNRs, scales of both steps, ρ, and log q(x_m | x_n = 0) by Bayes' rule up to a constant."""
     random = torch.Generator().manual_seed(seed)
-    u = torch.rand(3, generator=random, dtype=torch.float64)
+    u = torch.rand(3, generator=random, dtype=F64)
     a, snr_n = 0.5 + u[0], 0.1 + u[1]
     return a, snr_n, snr_n + 4 * u[2] / a**2
 
@@ -703,7 +682,7 @@ def test_two_points(seed):
     near = LINE[LINE.abs() < 1.5]
     constant = bayes(near, a, snr_m, snr_n).log() - (-(near**2) / (2 * v) + torch.log(torch.cosh(mu * near / v)))
     equal(constant, constant[:1].expand_as(constant))
-    x = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    x = torch.zeros((), dtype=F64, requires_grad=True)
     (slope,) = torch.autograd.grad(bayes(x, a, snr_m, snr_n).log(), x, create_graph=True)
     equal(torch.autograd.grad(slope, x)[0], (mu**2 / v - 1) / v)
     alpha2_m, sigma2_m, rest = snr_m / (1 + snr_m), 1 / (1 + snr_m), 1 - snr_n / snr_m
@@ -718,7 +697,7 @@ def test_two_points(seed):
 def test_number_of_humps(seed, gain):
     a, snr_n, _ = two_points(seed)
     snr_m = snr_n + gain / a**2
-    x = torch.linspace(-4, 4, 40_001, dtype=torch.float64)
+    x = torch.linspace(-4, 4, 40_001, dtype=F64)
     rises = bayes(x, a, snr_m, snr_n).diff() > 0
     humps = int((rises[:-1] & ~rises[1:]).sum())
     assert (humps == 2) == bool(a**2 * (snr_m - snr_n) > 1)
@@ -754,8 +733,8 @@ def test_brightness(seed):
     x_0, eps = c.normal(2, d)
     x_n = c.alpha[n] * x_0 + c.sigma2[n].sqrt() * eps
     equal(x_n.mean(), c.alpha[n] * x_0.mean() + c.sigma2[n].sqrt() * eps.mean())
-    average = torch.ones(d, dtype=torch.float64) / d
-    variance = average @ torch.eye(d, dtype=torch.float64) @ average
+    average = torch.ones(d, dtype=F64) / d
+    variance = average @ torch.eye(d, dtype=F64) @ average
     equal(variance, 1 / d)
     equal(c.alpha[n] ** 2 / (c.sigma2[n] * variance), d * c.snr[n])
 
@@ -771,15 +750,15 @@ def mmse_of_two_points(snr):
 def test_riemann_sum(seed):
     snr = Chain.draw(seed).snr[1:]
     left = ((snr[:-1] - snr[1:]) * mmse_of_two_points(snr[1:])).sum() / 2
-    u = torch.linspace(float(snr[-1]), float(snr[0]), 20_001, dtype=torch.float64)
+    u = torch.linspace(float(snr[-1]), float(snr[0]), 20_001, dtype=F64)
     right = integral(mmse_of_two_points(u), u) / 2
     assert left > right
     above = 0.0  # the area between the steps and the curve, one interval at a time
     for near, far in itertools.pairwise(snr):
-        u = torch.linspace(float(far), float(near), 2001, dtype=torch.float64)
+        u = torch.linspace(float(far), float(near), 2001, dtype=F64)
         above += float(integral(mmse_of_two_points(far) - mmse_of_two_points(u), u)) / 2
     equal(left, right + above, rtol=1e-5)
-    fine = torch.linspace(float(snr[-1]), float(snr[0]), 401, dtype=torch.float64)
+    fine = torch.linspace(float(snr[-1]), float(snr[0]), 401, dtype=F64)
     excess = (fine.diff() * mmse_of_two_points(fine[:-1])).sum() / 2 - right
     assert 0 < excess < 0.05 * (left - right)  # and it closes as the steps get smaller
 
@@ -789,6 +768,6 @@ def test_riemann_sum(seed):
 def test_gaussian_integral(seed):
     c, d = Chain.draw(seed), 5
     c2, low, high = c.normal().exp(), c.snr[c.T], c.snr[1]
-    u = torch.linspace(float(low), float(high), 40_001, dtype=torch.float64)
+    u = torch.linspace(float(low), float(high), 40_001, dtype=F64)
     left = integral(d * c2 / (1 + c2 * u), u) / 2
     equal(left, d / 2 * torch.log((1 + c2 * high) / (1 + c2 * low)), rtol=1e-6)

@@ -9,9 +9,9 @@ import itertools
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
+from sides import F64, LINE, SEEDS, equal, hermite, integral, normal, rate
 from torch.distributions import Normal
 
 from minidiff import bridge
@@ -20,37 +20,15 @@ from minidiff.objectives.couplings import optimal_transport, reflow, transport_c
 from minidiff.process import RectifiedFlow
 from minidiff.times import uniform
 
-F64 = torch.float64
-LINE = torch.linspace(-12, 12, 4801, dtype=F64)
-NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(48))
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
-SEEDS = pytest.mark.parametrize("seed", range(3))
+NODES, WEIGHTS = hermite(48)
 STRAIGHT = (lambda t: 1 - t, lambda t: t)
 CIRCLE = (lambda t: torch.cos(math.pi * t / 2), lambda t: 1.3 * torch.sin(math.pi * t / 2))
 POWERS = (lambda t: (1 - t) ** 1.5, lambda t: t * (2 - t))
 PATHS = pytest.mark.parametrize("path", [STRAIGHT, CIRCLE, POWERS], ids=["straight", "circle", "powers"])
 
 
-def equal(left, right, rtol=1e-9, atol=1e-11):
-    left, right = (torch.as_tensor(side, dtype=F64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
-
-
 def number(value):
     return torch.tensor(value, dtype=F64)
-
-
-def rate(f, t):
-    """df/dt by forward differentiation."""
-    return torch.func.jvp(f, (t,), (torch.ones_like(t),))[1]
-
-
-def normal_pdf(x, mean, variance):
-    return torch.exp(-((x - mean) ** 2) / (2 * variance)) / (2 * math.pi * variance) ** 0.5
-
-
-def integral(values, x=LINE):
-    return torch.trapezoid(values, x, dim=-1)
 
 
 @dataclass
@@ -86,7 +64,7 @@ class Pairs:
         return a * self.mean0 + s * self.mean1, variance
 
     def density(self, x, t):
-        return (self.share * normal_pdf(x[..., None], *self.moments(t))).sum(-1)
+        return (self.share * normal(x[..., None], *self.moments(t))).sum(-1)
 
     def below(self, x, t):
         """The distribution function F_t(x)."""
@@ -98,7 +76,7 @@ class Pairs:
         return -rate(lambda t: self.below(x, t), t) / self.density(x, t)
 
     def weights(self, x, t):
-        joint = self.share * normal_pdf(x[..., None], *self.moments(t))
+        joint = self.share * normal(x[..., None], *self.moments(t))
         return joint / joint.sum(-1, keepdim=True)
 
     def conditional(self, x, t):
@@ -212,11 +190,11 @@ def test_continuity(seed, path):
 @pytest.mark.equation("eq-flow-posterior-average")
 def test_average_of_conditional_fields(seed, path):
     pairs = Pairs.draw(seed, path, independent=True)
-    data = (pairs.share * normal_pdf(LINE[:, None], pairs.mean0, pairs.var0)).sum(-1)
+    data = (pairs.share * normal(LINE[:, None], pairs.mean0, pairs.var0)).sum(-1)
     for t in TIMES:
         a, s, da, ds, _ = pairs.at(t)
         field = da * LINE + ds / s * (X[:, None] - a * LINE)  # def-flow-conditional-field
-        kernel = normal_pdf(X[:, None], a * LINE, s**2)
+        kernel = normal(X[:, None], a * LINE, s**2)
         average = integral(field * kernel * data) / integral(kernel * data)
         equal(average, pairs.velocity(X, t), rtol=1e-6, atol=1e-7)
 
@@ -447,8 +425,8 @@ def test_one_step(seed):
     x0 = LINE[:, None]  # the joint density of (x_0, ε), integrated over x_0
     slope, left = pairs.cov / pairs.var0, pairs.var1 - pairs.cov**2 / pairs.var0
     means = pairs.mean1 + slope * (x0 - pairs.mean0)
-    first = pairs.share * normal_pdf(x0, pairs.mean0, pairs.var0)
-    joint = (first * normal_pdf(ends[:, None, None], means, left)).sum(-1)
+    first = pairs.share * normal(x0, pairs.mean0, pairs.var0)
+    joint = (first * normal(ends[:, None, None], means, left)).sum(-1)
     equal(ends - u, integral(LINE * joint) / integral(joint), rtol=1e-7, atol=1e-8)
 
 
@@ -665,8 +643,8 @@ def test_bridge_on_the_way(seed, t):
     omega = 0.8
     plan = bridge.couple(p, x, q, y, omega)
     x0, x1, at = x[:, None, None], y[None, :, None], X[None, None]
-    first, second = normal_pdf(at, x0, omega**2 * t), normal_pdf(x1, at, omega**2 * (1 - t))
-    left = (plan[..., None] * first * second / normal_pdf(x1, x0, omega**2)).sum((0, 1))
-    right = (plan[..., None] * normal_pdf(at, (1 - t) * x0 + t * x1, omega**2 * t * (1 - t))).sum((0, 1))
+    first, second = normal(at, x0, omega**2 * t), normal(x1, at, omega**2 * (1 - t))
+    left = (plan[..., None] * first * second / normal(x1, x0, omega**2)).sum((0, 1))
+    right = (plan[..., None] * normal(at, (1 - t) * x0 + t * x1, omega**2 * t * (1 - t))).sum((0, 1))
     equal(left, right)
     equal(bridge.marginal(plan, x, y, omega, t, X), right)

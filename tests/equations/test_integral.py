@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from sides import F64, SEEDS, equal
 
 from minidiff.analytic import Gaussian, GaussianMixture
 from minidiff.process import EDM, CosineVP, LinearVP, RectifiedFlow
@@ -18,14 +19,7 @@ from minidiff.samplers import ddim, deis, dpm_solver, dpmpp_2m, dpmpp_3m, path, 
 from minidiff.samplers.exponential import integral_weights
 from minidiff.samplers.phi import phi
 
-F64 = torch.float64
 NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(40))
-SEEDS = pytest.mark.parametrize("seed", range(3))
-
-
-def equal(left, right, rtol=1e-9, atol=1e-11):
-    left, right = (torch.as_tensor(side, dtype=F64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
 
 
 def integral(f, low, high):

@@ -8,9 +8,9 @@ import itertools
 import math
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
+from sides import F64, SEEDS, equal, hermite
 
 from minidiff import objectives, times
 from minidiff.analytic import Gaussian, GaussianMixture
@@ -18,15 +18,8 @@ from minidiff.denoiser import Denoiser
 from minidiff.process import EDM, CosineVP, LinearVP, RectifiedFlow, Shifted, Tabulated, zero_terminal
 from minidiff.samplers import ddim, last
 
-NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(80))
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
-SEEDS = pytest.mark.parametrize("seed", range(3))
-LAM = torch.linspace(-3, 3, 13, dtype=torch.float64)
-
-
-def equal(left, right, rtol=1e-9, atol=1e-11):
-    left, right = (torch.as_tensor(side, dtype=torch.float64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
+NODES, WEIGHTS = hermite(80)
+LAM = torch.linspace(-3, 3, 13, dtype=F64)
 
 
 def derivative(f, t):
@@ -54,10 +47,10 @@ class Scales:
         self.snr = (self.alpha / self.sigma) ** 2
 
     def uniform(self, *shape):
-        return torch.rand(shape, generator=self.random, dtype=torch.float64)
+        return torch.rand(shape, generator=self.random, dtype=F64)
 
     def normal(self, *shape):
-        return torch.randn(shape, generator=self.random, dtype=torch.float64)
+        return torch.randn(shape, generator=self.random, dtype=F64)
 
     def named(self, x0, eps):
         """The five quantities from their definitions in the notation page."""
@@ -174,7 +167,7 @@ def test_errors_are_proportional(seed):
 
 @pytest.mark.equation("eq-names-flow-weight")
 def test_weight_of_the_velocity_on_straight_lines():
-    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    t = torch.linspace(0.05, 0.95, 19, dtype=F64)
     alpha = 1 - t
     lam_rate = derivative(lambda u: torch.log((1 - u) / u), t)
     root_snr = (1 - t) / t
@@ -187,9 +180,9 @@ def test_weight_of_the_velocity_on_straight_lines():
 def test_three_forms_of_every_loss_agree(seed):
     """With the printed factors the three squared errors of one prediction are one loss, for α² + σ² = 1."""
     random = torch.Generator().manual_seed(seed)
-    angle = torch.linspace(0.1, 1.4, 9, dtype=torch.float64)
+    angle = torch.linspace(0.1, 1.4, 9, dtype=F64)
     alpha, sigma = angle.cos(), angle.sin()
-    x0, eps, x0_hat = torch.randn(3, 9, generator=random, dtype=torch.float64)
+    x0, eps, x0_hat = torch.randn(3, 9, generator=random, dtype=F64)
     eps_hat = (alpha * x0 + sigma * eps - alpha * x0_hat) / sigma
     on = [x0 - x0_hat, eps - eps_hat, alpha * (eps - eps_hat) - sigma * (x0 - x0_hat)]
     S = (alpha / sigma) ** 2
@@ -224,7 +217,7 @@ def test_three_forms_of_every_loss_agree(seed):
 @pytest.mark.equation("eq-names-effective-loss")
 def test_the_loss_in_lambda(seed):
     s = Scales(seed)
-    t = torch.linspace(0.02, 0.98, 40_001, dtype=torch.float64)
+    t = torch.linspace(0.02, 0.98, 40_001, dtype=F64)
     lam, speed = s.of_lam(t), derivative(s.of_lam, t).abs()
     p = 0.2 + t * (1 - t)
     p = p / torch.trapezoid(p, t)
@@ -247,8 +240,8 @@ def test_the_loss_in_lambda(seed):
 def test_the_bound_is_an_area(seed):
     """For data N(0, c²) and the denoiser of N(0, k²): errors by quadrature over x_0 and ε."""
     random = torch.Generator().manual_seed(seed)
-    c, k = (0.4 + torch.rand(2, generator=random, dtype=torch.float64)).tolist()
-    lam = torch.linspace(-4, 3, 4001, dtype=torch.float64)
+    c, k = (0.4 + torch.rand(2, generator=random, dtype=F64)).tolist()
+    lam = torch.linspace(-4, 3, 4001, dtype=F64)
     snr = torch.exp(2 * lam)
 
     def errors(level):
@@ -356,11 +349,11 @@ class Mixture:
 
     def __init__(self, seed, low=-6.0, high=3.0, n=601):
         random = torch.Generator().manual_seed(seed)
-        means = 2 * torch.rand(2, 1, generator=random, dtype=torch.float64) - 1
-        shares = 0.3 + torch.rand(2, generator=random, dtype=torch.float64)
+        means = 2 * torch.rand(2, 1, generator=random, dtype=F64) - 1
+        shares = 0.3 + torch.rand(2, generator=random, dtype=F64)
         self.process = CosineVP(0.0)
         self.oracle = GaussianMixture(self.process, shares, means, stds=0.4)
-        self.lam = torch.linspace(low, high, n, dtype=torch.float64)
+        self.lam = torch.linspace(low, high, n, dtype=F64)
         self.x0 = 0.3 + float(means[0])
         at = [self.at(level) for level in self.lam]
         self.error, self.divergence = (torch.stack(values) for values in zip(*at, strict=True))
@@ -380,7 +373,7 @@ class Mixture:
 @pytest.mark.equation("eq-names-immse")
 def test_slope_of_the_divergence_is_the_noise_error(seed):
     mixture = Mixture(seed, n=3)
-    for level in torch.tensor([-2.0, -0.7, 0.4, 1.6], dtype=torch.float64):
+    for level in torch.tensor([-2.0, -0.7, 0.4, 1.6], dtype=F64):
         h = 1e-4
         slope = (mixture.at(level + h)[1] - mixture.at(level - h)[1]) / (2 * h)
         equal(slope, mixture.at(level)[0], rtol=1e-5, atol=1e-8)
@@ -412,9 +405,9 @@ def test_a_falling_weight_is_an_average_of_bounds(seed):
 def test_the_path_bounds_its_end_point(seed):
     """A fine chain of linear denoisers x̂_0 = a_n x: its marginals are Gaussian; J is the area, and its own sum."""
     random = torch.Generator().manual_seed(seed)
-    lam = torch.linspace(-3, 1.5, 600, dtype=torch.float64)
+    lam = torch.linspace(-3, 1.5, 600, dtype=F64)
     alpha, sigma2, snr = torch.sigmoid(2 * lam).sqrt(), torch.sigmoid(-2 * lam), torch.exp(2 * lam)
-    x0, tilt = 0.9, 0.5 + torch.rand((), generator=random, dtype=torch.float64)
+    x0, tilt = 0.9, 0.5 + torch.rand((), generator=random, dtype=F64)
     gain = tilt * alpha  # x̂_0 = gain · x, right for data N(0, 1) at tilt 1
     error = (1 - alpha * gain) ** 2 * x0**2 + gain**2 * sigma2  # of x_0, x = α x_0 + σ ε
     kept = 1 - alpha * gain  # ε̂ = kept · x/σ
@@ -424,7 +417,7 @@ def test_the_path_bounds_its_end_point(seed):
         ratio = sigma2[n] / variance
         return (ratio - 1 - torch.log(ratio) + (alpha[n] * x0) ** 2 / variance) / 2
 
-    variance = torch.tensor(1.0, dtype=torch.float64)
+    variance = torch.tensor(1.0, dtype=F64)
     total, gaps = end_point(0, variance), []
     start = total
     for n in range(1, len(lam)):
@@ -455,9 +448,9 @@ def test_second_moment_of_the_gradient(seed):
     """λ takes finitely many values (an integral is a sum), the plain gradient is a random vector at each."""
     random = torch.Generator().manual_seed(seed)
     levels, outcomes = 7, 11
-    p, omega = 0.1 + torch.rand(2, levels, generator=random, dtype=torch.float64)
+    p, omega = 0.1 + torch.rand(2, levels, generator=random, dtype=F64)
     p = p / p.sum()
-    plain = torch.randn(levels, outcomes, 4, generator=random, dtype=torch.float64)  # equally likely outcomes
+    plain = torch.randn(levels, outcomes, 4, generator=random, dtype=F64)  # equally likely outcomes
     G = plain.square().sum(2).mean(1)
     seen = (omega / p)[:, None, None] * plain
     left = (p * seen.square().sum(2).mean(1)).sum()
@@ -469,15 +462,15 @@ def test_second_moment_of_the_gradient(seed):
     best = best / best.sum()
     equal((omega**2 / best * G).sum(), lower)
     for _ in range(20):
-        other = best * torch.exp(0.1 * torch.randn(levels, generator=random, dtype=torch.float64))
+        other = best * torch.exp(0.1 * torch.randn(levels, generator=random, dtype=F64))
         assert float((omega**2 / (other / other.sum()) * G).sum()) >= float(lower)
 
 
 @SEEDS
 @pytest.mark.equation("eq-names-signs")
 def test_random_signs(seed):
-    g = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    every = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 5)  # all 32 signs
+    g = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    every = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=F64)] * 5)  # all 32 signs
     equal((every @ g).square().sum(1).mean(), g.square().sum())
 
 
@@ -486,19 +479,19 @@ def test_random_signs(seed):
 
 @pytest.mark.equation("eq-names-block")
 def test_a_block_of_pixels():
-    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    t = torch.linspace(0.1, 0.9, 5, dtype=F64)
     process = LinearVP()
     alpha, sigma = process.alpha(t), process.sigma(t)
     for size in (64, 128, 256):
         pixels = (size // 64) ** 2
-        mean = torch.full((pixels,), 1 / pixels, dtype=torch.float64)
+        mean = torch.full((pixels,), 1 / pixels, dtype=F64)
         signal, noise = alpha * mean.sum(), sigma * torch.linalg.vector_norm(mean)
         equal((signal / noise) ** 2, (size / 64) ** 2 * (alpha / sigma) ** 2)
 
 
 @pytest.mark.equation("eq-names-shift")
 def test_a_shifted_clock_divides_the_snr():
-    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    t = torch.linspace(0.05, 0.95, 19, dtype=F64)
     for k in (0.5, 3.0):
         u = k * t / (1 + (k - 1) * t)
         ratio = u / (1 - u)
@@ -516,13 +509,13 @@ def test_a_shifted_clock_divides_the_snr():
 @pytest.mark.equation("eq-names-component")
 def test_signal_to_noise_along_a_direction(seed):
     random = torch.Generator().manual_seed(seed)
-    root = torch.randn(5, 5, generator=random, dtype=torch.float64)
+    root = torch.randn(5, 5, generator=random, dtype=F64)
     covariance = root @ root.mT
-    e = torch.randn(5, generator=random, dtype=torch.float64)
+    e = torch.randn(5, generator=random, dtype=F64)
     e = e / e.norm()
     alpha, sigma = 0.3, 0.8
     signal = e @ (alpha**2 * covariance) @ e
-    noise = e @ (sigma**2 * torch.eye(5, dtype=torch.float64)) @ e
+    noise = e @ (sigma**2 * torch.eye(5, dtype=F64)) @ e
     c = e @ covariance @ e
     equal(signal / noise, alpha**2 * c / sigma**2)
     equal(alpha**2 * c / sigma**2, c * (alpha / sigma) ** 2)
@@ -530,9 +523,9 @@ def test_signal_to_noise_along_a_direction(seed):
 
 def at_the_end(seed):
     random = torch.Generator().manual_seed(seed)
-    m, c = (0.5 + 2 * torch.rand(2, generator=random, dtype=torch.float64)).tolist()
+    m, c = (0.5 + 2 * torch.rand(2, generator=random, dtype=F64)).tolist()
     process = LinearVP(0.1, 6.0)  # ends early: α_T² = 0.047
-    end = torch.ones((), dtype=torch.float64)
+    end = torch.ones((), dtype=F64)
     return process, float(process.alpha(end)) ** 2, float(process.sigma(end)) ** 2, m, 10 * c
 
 
@@ -548,8 +541,8 @@ def test_the_deterministic_sampler_shrinks(seed):
         x0 = m + alpha * c / (alpha**2 * c + sigma**2) * (x - alpha * m)
         return alpha_rate * x0 + sigma_rate * (x - alpha * x0) / sigma
 
-    x, n = torch.tensor([0.0, 1.0], dtype=torch.float64), 300
-    grid = torch.linspace(1, 1e-7**0.25, n + 1, dtype=torch.float64) ** 4  # fine near the data
+    x, n = torch.tensor([0.0, 1.0], dtype=F64), 300
+    grid = torch.linspace(1, 1e-7**0.25, n + 1, dtype=F64) ** 4  # fine near the data
     for t, u in itertools.pairwise(grid):
         h = u - t
         k1 = slope(t, x)
@@ -565,7 +558,7 @@ def test_the_deterministic_sampler_shrinks(seed):
 def test_the_exact_reverse_process_from_the_wrong_noise(seed):
     """q(x_0 | x_T) by Bayes' rule on a grid, averaged over x_T ~ N(0, 1)."""
     _, alpha2, sigma2, m, c = at_the_end(seed)
-    x0 = torch.linspace(m - 12 * math.sqrt(c), m + 12 * math.sqrt(c), 4001, dtype=torch.float64)
+    x0 = torch.linspace(m - 12 * math.sqrt(c), m + 12 * math.sqrt(c), 4001, dtype=F64)
     log = -((x0 - m) ** 2) / (2 * c) - (NODES[:, None] - math.sqrt(alpha2) * x0) ** 2 / (2 * sigma2)
     posterior = torch.softmax(log, 1)
     mixed = WEIGHTS @ posterior
@@ -578,10 +571,10 @@ def test_the_exact_reverse_process_from_the_wrong_noise(seed):
 
 @pytest.mark.equation("eq-names-rescale")
 def test_rescaling_to_zero():
-    betas = torch.linspace(0.1, 0.3, 5, dtype=torch.float64)
+    betas = torch.linspace(0.1, 0.3, 5, dtype=F64)
     before = (1 - betas).cumprod(0).sqrt()
     chain = Tabulated(zero_terminal(tuple(betas.tolist())))
-    after = chain.alpha(torch.arange(1, 6, dtype=torch.float64) / 5)
+    after = chain.alpha(torch.arange(1, 6, dtype=F64) / 5)
     equal(after, before[0] * (before - before[-1]) / (before[0] - before[-1]))
     assert float(after[-1]) == 0.0
 
@@ -598,7 +591,7 @@ def test_rescaling_to_zero():
 def test_preconditioning(seed):
     """Moments of x_0 and ε by quadrature, the best skip by minimising on a grid."""
     random = torch.Generator().manual_seed(seed)
-    alpha, sigma, s = (0.3 + torch.rand(3, generator=random, dtype=torch.float64)).tolist()
+    alpha, sigma, s = (0.3 + torch.rand(3, generator=random, dtype=F64)).tolist()
     x0, eps = s * NODES[:, None], NODES[None, :]
     weights = WEIGHTS[:, None] * WEIGHTS
     x = alpha * x0 + sigma * eps
@@ -610,7 +603,7 @@ def test_preconditioning(seed):
     equal(variance(x) ** -0.5, 1 / math.sqrt(q))
     for skip in (-0.4, 0.3, 1.1):
         equal(variance(x0 - skip * x), (1 - alpha * skip) ** 2 * s**2 + skip**2 * sigma**2)
-    skips = torch.linspace(-1, 3, 40_001, dtype=torch.float64)
+    skips = torch.linspace(-1, 3, 40_001, dtype=F64)
     scale2 = (1 - alpha * skips) ** 2 * s**2 + skips**2 * sigma**2
     best = skips[scale2.argmin()]
     equal(best, alpha * s**2 / q, rtol=0, atol=1e-4)
@@ -634,10 +627,10 @@ def test_no_narrow_layer_beats_the_eigenvalues(seed):
     """y* takes 200 equally likely values; h may be anything: the best W and h by alternating least squares."""
     random = torch.Generator().manual_seed(seed)
     d, m = 6, 2
-    y = torch.randn(200, d, generator=random, dtype=torch.float64) * torch.linspace(2, 0.3, d, dtype=torch.float64)
+    y = torch.randn(200, d, generator=random, dtype=F64) * torch.linspace(2, 0.3, d, dtype=F64)
     eigenvalues = torch.linalg.eigvalsh(y.mT @ y / 200).flip(0)
     floor = eigenvalues[m:].sum()
-    W = torch.randn(d, m, generator=random, dtype=torch.float64)
+    W = torch.randn(d, m, generator=random, dtype=F64)
     for _ in range(300):
         h = torch.linalg.lstsq(W, y.mT).solution
         error = (y.mT - W @ h).square().sum(0).mean()
@@ -649,10 +642,10 @@ def test_no_narrow_layer_beats_the_eigenvalues(seed):
 def flat(seed, d=7, k=2):
     """Gaussian data in a plane of k of d dimensions (almost), its exact denoiser, and a frame across the plane."""
     random = torch.Generator().manual_seed(seed)
-    frame = torch.linalg.qr(torch.randn(d, d, generator=random, dtype=torch.float64)).Q
+    frame = torch.linalg.qr(torch.randn(d, d, generator=random, dtype=F64)).Q
     plane, across = frame[:, :k], frame[:, k:]
-    covariance = plane @ plane.mT + 1e-12 * torch.eye(d, dtype=torch.float64)
-    return random, plane, across, Gaussian(LinearVP(), torch.zeros(d, dtype=torch.float64), covariance)
+    covariance = plane @ plane.mT + 1e-12 * torch.eye(d, dtype=F64)
+    return random, plane, across, Gaussian(LinearVP(), torch.zeros(d, dtype=F64), covariance)
 
 
 @SEEDS
@@ -661,10 +654,10 @@ def flat(seed, d=7, k=2):
 def test_what_has_to_be_copied(seed):
     d, k, m = 7, 2, 3
     random, _, across, oracle = flat(seed, d, k)
-    t = torch.tensor(0.4, dtype=torch.float64)
+    t = torch.tensor(0.4, dtype=F64)
     alpha, sigma = oracle.process.alpha(t), oracle.process.sigma(t)
     x0 = oracle.sample(4000, random)
-    eps = torch.randn(4000, d, generator=random, dtype=torch.float64)
+    eps = torch.randn(4000, d, generator=random, dtype=F64)
     x = alpha * x0 + sigma * eps
     best = oracle(x, t)
     eps_hat = (x - alpha * best) / sigma
@@ -674,7 +667,7 @@ def test_what_has_to_be_copied(seed):
     equal(v_hat @ across, alpha / sigma * (x @ across), atol=1e-5)
     # the best answer through m units across the plane, for exact second moments: keep m of the d − k directions
     for answer, error_of_x0 in ((alpha, sigma), (1.0, sigma / alpha)):
-        second = answer**2 * torch.eye(d - k, dtype=torch.float64)
+        second = answer**2 * torch.eye(d - k, dtype=F64)
         lost = torch.linalg.eigvalsh(second)[: d - k - m].sum()
         printed = (alpha * sigma) ** 2 if answer is alpha else (sigma / alpha) ** 2
         equal(error_of_x0**2 * lost, (d - k - m) * printed)
@@ -691,8 +684,8 @@ def test_where_lost_directions_end():
             return torch.zeros_like(x)
 
     process, lost = LinearVP(), 50
-    x = torch.randn(400, lost, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    alpha_T = float(process.alpha(torch.ones((), dtype=torch.float64)))
+    x = torch.randn(400, lost, generator=torch.Generator().manual_seed(0), dtype=F64)
+    alpha_T = float(process.alpha(torch.ones((), dtype=F64)))
     grid = times.uniform(400)
     for name, factor in (("v", 1.0), ("eps", 1 / alpha_T)):
         out = last(ddim(Denoiser(Silent(), process, name), x, grid))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad, solve_ivp
+from sides import F64, SEEDS, equal, hermite
 
 from minidiff import samplers
 from minidiff.affine_law import affine_law
@@ -17,16 +18,8 @@ from minidiff.analytic import Gaussian, GaussianMixture
 from minidiff.process import EDM, CosineVP, LinearVP, RectifiedFlow
 from minidiff.samplers import State
 
-F64 = torch.float64
 PROCESSES = (LinearVP(), CosineVP(), RectifiedFlow(), EDM())
-NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(80))
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
-SEEDS = pytest.mark.parametrize("seed", range(3))
-
-
-def equal(left, right, rtol=1e-9, atol=1e-11):
-    left, right = (torch.as_tensor(side, dtype=F64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
+NODES, WEIGHTS = hermite(80)
 
 
 class Case:

@@ -9,34 +9,20 @@ import math
 
 import pytest
 import torch
+from sides import F64, SEEDS, equal, gen, normals
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from minidiff.sparse import soft_threshold
 
-SEEDS = pytest.mark.parametrize("seed", range(3))
-
-
-def equal(left, right, rtol=1e-9, atol=1e-11):
-    left, right = (torch.as_tensor(side, dtype=torch.float64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
-
-
-def random(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape, seed):
-    return torch.randn(shape, generator=random(seed), dtype=torch.float64)
-
 
 def scales(seed):
-    alpha, sigma = (0.3 + torch.rand(2, generator=random(seed + 50), dtype=torch.float64)).tolist()
+    alpha, sigma = (0.3 + torch.rand(2, generator=gen(seed + 50), dtype=F64)).tolist()
     return alpha, sigma
 
 
 def spd(n, seed):
-    root = normal(n, n, seed=seed)
-    return root @ root.mT + 0.3 * torch.eye(n, dtype=torch.float64)
+    root = normals(seed, n, n)
+    return root @ root.mT + 0.3 * torch.eye(n, dtype=F64)
 
 
 def square(x):
@@ -47,10 +33,10 @@ class Joint:
     """A random law of (x_0, y, x_t): 5 pictures of 3 pixels, 2 labels, 4 things that may be seen; p is (5, 2, 4)."""
 
     def __init__(self, seed):
-        p = torch.rand(5, 2, 4, generator=random(seed), dtype=torch.float64)
+        p = torch.rand(5, 2, 4, generator=gen(seed), dtype=F64)
         self.p = p / p.sum()
-        self.pictures = normal(5, 3, seed=seed + 10)
-        self.guess = normal(4, 3, seed=seed + 20)  # f(x_t), an arbitrary table
+        self.pictures = normals(seed + 10, 5, 3)
+        self.guess = normals(seed + 20, 4, 3)  # f(x_t), an arbitrary table
         # E[x_0 | x_t] and E[x_0 | x_t, y]
         self.D = torch.einsum("iyj,id->jd", self.p, self.pictures) / self.p.sum((0, 1))[:, None]
         self.Dy = torch.einsum("iyj,id->yjd", self.p, self.pictures) / self.p.sum(0)[..., None]
@@ -74,7 +60,7 @@ class Joint:
 @SEEDS
 @pytest.mark.equation("eq-regression-pointwise")
 def test_pointwise(seed):
-    law, a = Joint(seed), normal(3, seed=seed + 30)
+    law, a = Joint(seed), normals(seed + 30, 3)
     for j in range(4):
         posterior = law.p[:, :, j].sum(1) / law.p[:, :, j].sum()
         left = posterior @ square(law.pictures - a)
@@ -84,7 +70,7 @@ def test_pointwise(seed):
 @SEEDS
 @pytest.mark.equation("eq-regression-orthogonal")
 def test_orthogonal(seed):
-    law, h = Joint(seed), normal(4, 3, seed=seed + 30)
+    law, h = Joint(seed), normals(seed + 30, 4, 3)
     equal(law.E(((law.x0 - law.D) * h).sum(-1)), 0.0)
     assert abs(law.E(((law.x0 - law.guess) * h).sum(-1))) > 1e-3
 
@@ -108,8 +94,8 @@ def test_pythagoras(seed):
 @pytest.mark.equation("eq-regression-gradient")
 def test_gradient(seed):
     law = Joint(seed)
-    theta = normal(2, 3, seed=seed + 30).requires_grad_()
-    f = torch.tanh(normal(4, 2, seed=seed + 40) @ theta)
+    theta = normals(seed + 30, 2, 3).requires_grad_()
+    f = torch.tanh(normals(seed + 40, 4, 2) @ theta)
     left, right = (torch.autograd.grad(law.E(square(z - f)), theta, retain_graph=True)[0] for z in (law.x0, law.D))
     equal(left, right)
     assert left.abs().max() > 1e-3
@@ -118,13 +104,13 @@ def test_gradient(seed):
 @SEEDS
 @pytest.mark.equation("eq-regression-any-target")
 def test_any_target(seed):
-    law, z = Joint(seed), normal(5, 2, 4, 3, seed=seed + 30)  # z depends on everything, and is no picture
+    law, z = Joint(seed), normals(seed + 30, 5, 2, 4, 3)  # z depends on everything, and is no picture
     g = (law.p[..., None] * z).sum((0, 1)) / law.p.sum((0, 1))[:, None]
     equal(law.E(square(z - law.guess)), law.E(square(z - g)) + law.E(square(g - law.guess)))
 
 
-POINTS = torch.tensor([-1.1, 0.2, 0.9], dtype=torch.float64)  # a data set of three numbers
-SHARES = torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64)
+POINTS = torch.tensor([-1.1, 0.2, 0.9], dtype=F64)  # a data set of three numbers
+SHARES = torch.tensor([0.3, 0.5, 0.2], dtype=F64)
 
 
 def seen_density(x, alpha, sigma):
@@ -136,7 +122,7 @@ def seen_density(x, alpha, sigma):
 @pytest.mark.equation("eq-regression-tweedie")
 def test_score_is_a_conditional_mean(seed):
     alpha, sigma = scales(seed)
-    x = normal(9, seed=seed).requires_grad_()
+    x = normals(seed, 9).requires_grad_()
     (score,) = torch.autograd.grad(seen_density(x, alpha, sigma).log().sum(), x)
     x = x.detach()
     posterior = SHARES * Normal(alpha * POINTS, sigma).log_prob(x[:, None]).exp()
@@ -151,7 +137,7 @@ def test_score_is_a_conditional_mean(seed):
 @pytest.mark.equation("eq-regression-weighted")
 def test_weighted(seed):
     law = Joint(seed)
-    w = torch.rand(4, generator=random(seed), dtype=torch.float64)
+    w = torch.rand(4, generator=gen(seed), dtype=F64)
     left = law.E(w * square(law.x0 - law.guess))
     equal(left, law.E(w * square(law.x0 - law.D)) + law.E(w * square(law.D - law.guess)))
 
@@ -161,8 +147,8 @@ def test_weighted(seed):
 def test_tilted(seed):
     """The minimiser of the weighted loss from its normal equations, one free value for each thing seen."""
     law = Joint(seed)
-    w = (0.1 + torch.rand(5, generator=random(seed), dtype=torch.float64))[:, None, None]
-    f = torch.zeros(4, 3, dtype=torch.float64, requires_grad=True)
+    w = (0.1 + torch.rand(5, generator=gen(seed), dtype=F64))[:, None, None]
+    f = torch.zeros(4, 3, dtype=F64, requires_grad=True)
     loss = law.E(w * square(law.x0 - f))
     (slope,) = torch.autograd.grad(loss, f, create_graph=True)
     curvature = torch.stack([torch.autograd.grad(slope[j, 0], f, retain_graph=True)[0][j, 0] for j in range(4)])
@@ -190,7 +176,7 @@ def test_labels(seed):
 @pytest.mark.equation("eq-regression-leftover")
 @pytest.mark.equation("eq-regression-product")
 def test_product(seed):
-    a, b, x = normal(3, seed=seed), normal(3, seed=seed + 1), normal(7, 3, seed=seed + 2)
+    a, b, x = normals(seed, 3), normals(seed + 1, 3), normals(seed + 2, 7, 3)
     A, B = spd(3, seed + 3), spd(3, seed + 4)
     C = torch.linalg.inv(torch.linalg.inv(A) + torch.linalg.inv(B))
     c = C @ (torch.linalg.inv(A) @ a + torch.linalg.inv(B) @ b)
@@ -204,7 +190,7 @@ def test_product(seed):
 @pytest.mark.equation("eq-regression-map")
 def test_map(seed):
     """Moments by nodes ± √5 along each axis of (x, n), exact for quadratics; densities by convolution."""
-    m, H, h = normal(3, seed=seed), normal(2, 3, seed=seed + 1), normal(2, seed=seed + 2)
+    m, H, h = normals(seed, 3), normals(seed + 1, 2, 3), normals(seed + 2, 2)
     S, R = spd(3, seed + 3), spd(2, seed + 4)
     nodes = math.sqrt(5) * torch.cat([torch.eye(5), -torch.eye(5)]).double()
     x = m + nodes[:, :3] @ torch.linalg.cholesky(S).mT
@@ -214,8 +200,8 @@ def test_map(seed):
     equal((z - mean).mT @ (z - mean) / 10, H @ S @ H.mT + R)
     equal((x - m).mT @ (z - mean) / 10, S @ H.mT)
     # in one variable: the density of z, integrated over x
-    (s, r, k), line = (0.5 + torch.rand(3, generator=random(seed))).tolist(), torch.linspace(-12, 12, 4001).double()
-    point = torch.tensor(0.7, dtype=torch.float64)
+    (s, r, k), line = (0.5 + torch.rand(3, generator=gen(seed))).tolist(), torch.linspace(-12, 12, 4001).double()
+    point = torch.tensor(0.7, dtype=F64)
     joint = Normal(0.3, s).log_prob(line) + Normal(k * line - 0.2, r).log_prob(point)
     equal(torch.trapezoid(joint.exp(), line), Normal(k * 0.3 - 0.2, math.hypot(k * s, r)).log_prob(point).exp(), 1e-6)
 
@@ -224,10 +210,10 @@ def test_map(seed):
 @pytest.mark.equation("eq-regression-conditioning")
 def test_conditioning(seed):
     """The conditional density is the joint one over the marginal, at random points."""
-    joint, mean = spd(5, seed), normal(5, seed=seed + 1)
+    joint, mean = spd(5, seed), normals(seed + 1, 5)
     S, cross, V = joint[:3, :3], joint[:3, 3:], joint[3:, 3:]
     K = cross @ torch.linalg.inv(V)
-    for point in normal(4, 5, seed=seed + 2):
+    for point in normals(seed + 2, 4, 5):
         x, z = point[:3], point[3:]
         given = MultivariateNormal(mean[:3] + K @ (z - mean[3:]), S - K @ V @ K.mT)
         ratio = MultivariateNormal(mean, joint).log_prob(point) - MultivariateNormal(mean[3:], V).log_prob(z)
@@ -240,8 +226,8 @@ def test_conditioning(seed):
 def test_gaussian_denoiser(seed):
     """Mean and covariance are those of the density prior × likelihood, read off its gradient and its curvature."""
     alpha, sigma = scales(seed)
-    m, S, x = normal(3, seed=seed), spd(3, seed + 1), normal(3, seed=seed + 2)
-    eye = torch.eye(3, dtype=torch.float64)
+    m, S, x = normals(seed, 3), spd(3, seed + 1), normals(seed + 2, 3)
+    eye = torch.eye(3, dtype=F64)
 
     def log_posterior(x0):
         return MultivariateNormal(m, S).log_prob(x0) - (x - alpha * x0).square().sum() / (2 * sigma**2)
@@ -260,7 +246,7 @@ def test_gaussian_denoiser(seed):
 @SEEDS
 @pytest.mark.equation("eq-regression-kl")
 def test_kl(seed):
-    m1, m2, S1, S2 = normal(3, seed=seed), normal(3, seed=seed + 1), spd(3, seed + 2), spd(3, seed + 3)
+    m1, m2, S1, S2 = normals(seed, 3), normals(seed + 1, 3), spd(3, seed + 2), spd(3, seed + 3)
     inverse = torch.linalg.inv(S2)
     printed = (inverse @ S1).trace() - 3 + torch.log(torch.det(S2) / torch.det(S1)) + (m1 - m2) @ inverse @ (m1 - m2)
     equal(printed / 2, kl_divergence(MultivariateNormal(m1, S1), MultivariateNormal(m2, S2)))
@@ -269,12 +255,12 @@ def test_kl(seed):
 @SEEDS
 @pytest.mark.equation("eq-regression-moments")
 def test_moments(seed):
-    line = torch.linspace(-14, 14, 8001, dtype=torch.float64)
+    line = torch.linspace(-14, 14, 8001, dtype=F64)
     alpha, sigma = scales(seed)
     p = seen_density(line, 2 * alpha, sigma)
     mean = torch.trapezoid(p * line, line)
     variance = torch.trapezoid(p * (line - mean) ** 2, line)
-    mu, s = normal(1, seed=seed), 1.7
+    mu, s = normals(seed, 1), 1.7
 
     def kl(log_p, log_q):
         return torch.trapezoid(log_p.exp() * (log_p - log_q), line)
@@ -294,23 +280,23 @@ def test_moments(seed):
 def test_wiener(seed):
     """Where the gradient of the population error in (W, c) vanishes; the error there, with noise as ± √3 σ e_j."""
     alpha, sigma = scales(seed)
-    points = normal(6, 3, seed=seed)
+    points = normals(seed, 6, 3)
     m = points.mean(0)
     S = (points - m).mT @ (points - m) / 6
     noise = math.sqrt(3) * sigma * torch.cat([torch.eye(3), -torch.eye(3)]).double()
     seen = (alpha * points[:, None] + noise).flatten(0, 1)
     truth = points[:, None].expand(6, 6, 3).flatten(0, 1)
-    ones = torch.ones(36, 1, dtype=torch.float64)
+    ones = torch.ones(36, 1, dtype=F64)
     solution = torch.linalg.lstsq(torch.cat([seen, ones], 1), truth).solution  # least squares, knowing nothing of Σ
     W, c = solution[:3].mT, solution[3]
-    eye, r2 = torch.eye(3, dtype=torch.float64), sigma**2 / alpha**2
+    eye, r2 = torch.eye(3, dtype=F64), sigma**2 / alpha**2
     equal(W @ (alpha**2 * S + sigma**2 * eye), alpha * S)
     equal(c, (eye - alpha * W) @ m)
     equal(W, alpha * S @ torch.linalg.inv(alpha**2 * S + sigma**2 * eye))
     equal(W, S @ torch.linalg.inv(S + r2 * eye) / alpha)
     lam, U = torch.linalg.eigh(S)
     gains = alpha * lam / (alpha**2 * lam + sigma**2)
-    x = normal(5, 3, seed=seed + 1)
+    x = normals(seed + 1, 5, 3)
     shrunk = m + sum(g * torch.outer((x - alpha * m) @ u, u) for g, u in zip(gains, U.mT, strict=True))
     equal(x @ W.mT + c, shrunk)
     error = square(truth - seen @ W.mT - c).mean()
@@ -322,7 +308,7 @@ def test_wiener(seed):
 @pytest.mark.equation("eq-regression-ridge")
 def test_noise_is_a_penalty(seed):
     alpha, sigma = scales(seed)
-    x, W = normal(6, 3, seed=seed), normal(3, 3, seed=seed + 1)
+    x, W = normals(seed, 6, 3), normals(seed + 1, 3, 3)
     x = x - x.mean(0)
     eps = math.sqrt(3) * torch.cat([torch.eye(3), -torch.eye(3)]).double()  # exact for quadratics
     left = square(x[:, None] - (alpha * x[:, None] + sigma * eps) @ W.mT).mean()
@@ -332,40 +318,38 @@ def test_noise_is_a_penalty(seed):
 @SEEDS
 @pytest.mark.equation("eq-regression-fitted")
 def test_ridge_denoises_its_targets(seed):
-    A, b, kappa = normal(7, 3, seed=seed), normal(7, seed=seed + 1), 0.8
+    A, b, kappa = normals(seed, 7, 3), normals(seed + 1, 7), 0.8
     # ridge regression as augmented least squares
-    rows = torch.cat([A, math.sqrt(kappa) * torch.eye(3, dtype=torch.float64)])
+    rows = torch.cat([A, math.sqrt(kappa) * torch.eye(3, dtype=F64)])
     weights = torch.linalg.lstsq(rows, torch.cat([b, torch.zeros(3).double()])[:, None]).solution[:, 0]
-    printed = A @ torch.linalg.inv(A.mT @ A + kappa * torch.eye(3, dtype=torch.float64)) @ A.mT @ b
+    printed = A @ torch.linalg.inv(A.mT @ A + kappa * torch.eye(3, dtype=F64)) @ A.mT @ b
     equal(A @ weights, printed)
-    equal(printed, A @ A.mT @ torch.linalg.inv(A @ A.mT + kappa * torch.eye(7, dtype=torch.float64)) @ b)
+    equal(printed, A @ A.mT @ torch.linalg.inv(A @ A.mT + kappa * torch.eye(7, dtype=F64)) @ b)
 
 
 @SEEDS
 @pytest.mark.equation("eq-regression-truncation")
 def test_truncation(seed):
-    lam, r2 = normal(40, seed=seed).exp(), 0.7
+    lam, r2 = normals(seed, 40).exp(), 0.7
     middle = (r2 * lam / (r2 + lam)).sum()
     least = sum(min(value, r2) for value in lam.tolist())
     assert least / 2 <= middle <= least
-    equal(
-        (r2 * torch.tensor([r2] * 4, dtype=torch.float64) / (2 * r2)).sum(), 4 * r2 / 2
-    )  # the left bound is attained at λ = r²
-    tiny = torch.tensor([1e-9, 1e9], dtype=torch.float64)
+    equal((r2 * torch.tensor([r2] * 4, dtype=F64) / (2 * r2)).sum(), 4 * r2 / 2)  # the left bound is attained at λ = r²
+    tiny = torch.tensor([1e-9, 1e9], dtype=F64)
     equal((r2 * tiny / (r2 + tiny)).sum(), 1e-9 + r2, rtol=1e-8)  # the right one in the limits
 
 
 # A sparse guess
 
-HALF = torch.linspace(0, 30, 30_001, dtype=torch.float64)
+HALF = torch.linspace(0, 30, 30_001, dtype=F64)
 LINE = torch.cat([-HALF[1:].flip(0), HALF])  # 0 is a node
 
 
 @SEEDS
 @pytest.mark.equation("eq-regression-soft")
 def test_soft(seed):
-    theta = 0.2 + float(torch.rand((), generator=random(seed)))
-    for z in (3 * normal(12, seed=seed)).tolist():
+    theta = 0.2 + float(torch.rand((), generator=gen(seed)))
+    for z in (3 * normals(seed, 12)).tolist():
         best = LINE[((z - LINE) ** 2 / 2 + theta * LINE.abs()).argmin()]
         equal(best, math.copysign(max(abs(z) - theta, 0), z), atol=1e-3)
 
@@ -375,10 +359,10 @@ def test_soft(seed):
 @pytest.mark.equation("eq-regression-laplace")
 @pytest.mark.equation("eq-regression-slope")
 def test_laplace(seed):
-    b, r = (0.4 + 1.5 * torch.rand(2, generator=random(seed))).tolist()
+    b, r = (0.4 + 1.5 * torch.rand(2, generator=gen(seed))).tolist()
     theta, unit = r**2 / b, Normal(0.0, 1.0)
-    for z in (2 * normal(5, seed=seed)).tolist():
-        z = torch.tensor(z, dtype=torch.float64)
+    for z in (2 * normals(seed, 5)).tolist():
+        z = torch.tensor(z, dtype=F64)
         density = (-((z - LINE) ** 2) / (2 * r**2) - LINE.abs() / b).exp()
         right, left = LINE >= 0, LINE <= 0
         masses = [torch.trapezoid(density[side], LINE[side]) for side in (right, left)]
@@ -402,7 +386,7 @@ def test_laplace(seed):
 
 
 def lasso(seed):
-    A, b = normal(9, 5, seed=seed), 2 * normal(9, seed=seed + 1)
+    A, b = normals(seed, 9, 5), 2 * normals(seed + 1, 9)
     return A, b, float(torch.linalg.eigvalsh(A.mT @ A)[-1])
 
 
@@ -411,7 +395,7 @@ def lasso(seed):
 @pytest.mark.equation("eq-regression-ista")
 def test_majorise(seed):
     A, b, L = lasso(seed)
-    kappa, x = 1.3, normal(5, seed=seed + 2)
+    kappa, x = 1.3, normals(seed + 2, 5)
 
     def F(x):
         return square(A @ x - b) / 2
@@ -422,7 +406,7 @@ def test_majorise(seed):
     def bound(y):
         return F(x) + gradient @ (y - x) + L / 2 * square(y - x)
 
-    for y in 2 * normal(50, 5, seed=seed + 3):
+    for y in 2 * normals(seed + 3, 50, 5):
         assert F(y) <= bound(y) + 1e-10
     top = torch.linalg.eigh(A.mT @ A)[1][:, -1]
     equal(F(x + top), bound(x + top))  # no smaller L would do
@@ -433,7 +417,7 @@ def test_majorise(seed):
     def total(y):
         return bound(y) + kappa * y.abs().sum()
 
-    for shift in torch.cat([torch.eye(5).double(), -torch.eye(5).double(), normal(30, 5, seed=seed + 4)]):
+    for shift in torch.cat([torch.eye(5).double(), -torch.eye(5).double(), normals(seed + 4, 30, 5)]):
         for length in (1e-4, 1e-2, 1.0):
             assert total(stepped + length * shift) > total(stepped)
 
@@ -451,7 +435,7 @@ def test_kkt(seed):
     candidates = []
     for signs in torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0]).double()] * 5):
         own = signs != 0
-        x = torch.zeros(5, dtype=torch.float64)
+        x = torch.zeros(5, dtype=F64)
         if own.any():  # the stationary point if the signs were known
             x[own] = torch.linalg.solve(A[:, own].mT @ A[:, own], A[:, own].mT @ b - kappa * signs[own])
         if torch.equal(x.sign(), signs):
@@ -477,7 +461,7 @@ def test_kkt(seed):
 @pytest.mark.equation("eq-regression-kernel")
 def test_weights(seed):
     alpha, sigma = scales(seed)
-    points, x = normal(6, 3, seed=seed), normal(3, seed=seed + 1)
+    points, x = normals(seed, 6, 3), normals(seed + 1, 3)
     likelihoods = MultivariateNormal(alpha * points, sigma**2 * torch.eye(3).double()).log_prob(x)
     posterior = likelihoods.exp() / likelihoods.exp().sum()  # Bayes, equal priors
     first = torch.exp(-square(x - alpha * points) / (2 * sigma**2))
@@ -494,7 +478,7 @@ def test_weights(seed):
 @SEEDS
 @pytest.mark.equation("eq-regression-nearest")
 def test_nearest(seed):
-    points, z = normal(6, 3, seed=seed), normal(3, seed=seed + 1)
+    points, z = normals(seed, 6, 3), normals(seed + 1, 3)
     distances = (points - z).norm(dim=1)
     order = distances.argsort()
     d1, d2, near = distances[order[0]], distances[order[1]], points[order[0]]
@@ -504,7 +488,7 @@ def test_nearest(seed):
         gap = (weights @ points - near).norm()
         assert gap <= 5 * torch.exp(-(d2**2 - d1**2) / (2 * r**2)) * reach + 1e-15
     # two equally far others in the direction of the reach: the bound is attained up to the normalisation
-    trio = torch.tensor([[0.0], [2.0], [2.0]], dtype=torch.float64)
+    trio = torch.tensor([[0.0], [2.0], [2.0]], dtype=F64)
     weights = (-square(trio) / 2).softmax(0)
     bound = 2 * math.exp(-2.0) * 2.0
     equal((weights @ trio)[0], bound / (1 + 2 * math.exp(-2.0)))
@@ -521,7 +505,7 @@ def energy(points, centres, r):
 @pytest.mark.equation("eq-regression-em-bound")
 @pytest.mark.equation("eq-regression-kmeans")
 def test_em(seed):
-    points, centres, r = normal(8, 2, seed=seed), normal(3, 2, seed=seed + 1).requires_grad_(), 0.8
+    points, centres, r = normals(seed, 8, 2), normals(seed + 1, 3, 2).requires_grad_(), 0.8
     (gradient,) = torch.autograd.grad(energy(points, centres, r), centres)
     centres = centres.detach()
     share = (-square(points[:, None] - centres) / (2 * r**2)).softmax(1)
@@ -531,7 +515,7 @@ def test_em(seed):
         change = square(points[:, None] - moved) - square(points[:, None] - centres)
         return energy(points, centres, r) + (share * change).sum() / 2
 
-    for moved in centres + normal(40, 3, 2, seed=seed + 2):
+    for moved in centres + normals(seed + 2, 40, 3, 2):
         assert energy(points, moved, r) <= bound(moved) + 1e-12
     equal(energy(points, centres, r), bound(centres))
     updated = (share[..., None] * points[:, None]).sum(0) / share.sum(0)[:, None]
@@ -544,14 +528,14 @@ def test_em(seed):
         assert -1e-12 <= rest <= 8 * r**2 * math.log(3) + 1e-12
     together = energy(points, centres[:1].expand(3, 2), 1.0) - square(points - centres[0]).sum() / 2
     equal(together, 0.0, atol=1e-12)  # equal prototypes attain the left bound
-    alone = torch.tensor([[0.0, 0.0], [1e3, 0.0], [0.0, 1e3]], dtype=torch.float64)
+    alone = torch.tensor([[0.0, 0.0], [1e3, 0.0], [0.0, 1e3]], dtype=F64)
     equal(energy(torch.zeros(8, 2).double(), alone, 1.0), 8 * math.log(3))  # distant ones the right bound
 
 
 @SEEDS
 @pytest.mark.equation("eq-regression-split")
 def test_split(seed):
-    points, direction, r = normal(9, 2, seed=seed), normal(4, 2, seed=seed + 1), 1.3
+    points, direction, r = normals(seed, 9, 2), normals(seed + 1, 4, 2), 1.3
     mean = points.mean(0)
     S = (points - mean).mT @ (points - mean) / 9
     direction = direction - direction.mean(0)
@@ -588,7 +572,7 @@ def test_samples(seed):
 @SEEDS
 @pytest.mark.equation("eq-regression-white")
 def test_white(seed):
-    U = torch.linalg.qr(normal(4, 4, seed=seed))[0]
+    U = torch.linalg.qr(normals(seed, 4, 4))[0]
     nodes = 2 * torch.cat([torch.eye(4), -torch.eye(4)]).double()  # E εεᵀ = I, exact for quadratics
     turned = nodes @ U.mT
     equal(turned.mT @ turned / 8, U @ U.mT)
@@ -600,12 +584,12 @@ def test_white(seed):
 @pytest.mark.equation("eq-regression-gain")
 def test_fourier(seed):
     n = 7
-    half = normal(n, seed=seed)
+    half = normals(seed, n)
     c = torch.stack([(half * half.roll(a)).sum() for a in range(n)])  # an autocovariance on the ring
     S = torch.stack([torch.stack([c[(a - b) % n] for b in range(n)]) for a in range(n)])
     powers = []
     for k in range(n):
-        wave = torch.exp(2j * math.pi * k * torch.arange(n, dtype=torch.float64) / n)
+        wave = torch.exp(2j * math.pi * k * torch.arange(n, dtype=F64) / n)
         power = sum(c[a] * cmath.exp(-2j * math.pi * k * a / n) for a in range(n))
         left = S.to(torch.complex128) @ wave
         equal(left.real, (power * wave).real)
@@ -615,7 +599,7 @@ def test_fourier(seed):
     alpha, sigma = scales(seed)
     r2, power = sigma**2 / alpha**2, torch.stack(powers)
     W = alpha * S @ torch.linalg.inv(alpha**2 * S + sigma**2 * torch.eye(n).double())
-    z = normal(n, seed=seed + 1)
+    z = normals(seed + 1, n)
     ratio = torch.fft.fft(W @ (alpha * z)) / torch.fft.fft(z)
     equal(ratio.real, power / (power + r2))
     equal(ratio.imag, torch.zeros(n), atol=1e-9)
@@ -627,7 +611,7 @@ def test_fourier(seed):
 @pytest.mark.equation("eq-regression-cutoff")
 def test_cutoff(seed):
     """Signal and noise are equal at k_c, by bisection; ten times the noise moves it by 10^(2/p)."""
-    A, p, r = (0.5 + 2 * torch.rand(3, generator=random(seed))).tolist()
+    A, p, r = (0.5 + 2 * torch.rand(3, generator=gen(seed))).tolist()
 
     def crossing(r):
         low, high = 1e-6, 1e6
@@ -657,11 +641,11 @@ def test_blocks(seed):
 @pytest.mark.equation("eq-regression-guide")
 def test_classifier(seed):
     alpha, sigma = scales(seed)
-    means, S = normal(3, 2, seed=seed), spd(2, seed + 1)
-    shares = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+    means, S = normals(seed, 3, 2), spd(2, seed + 1)
+    shares = torch.tensor([0.5, 0.2, 0.3], dtype=F64)
     V = alpha**2 * S + sigma**2 * torch.eye(2).double()
     inverse = torch.linalg.inv(V)
-    x = normal(2, seed=seed + 2)
+    x = normals(seed + 2, 2)
 
     def log_p(x):
         joint = shares.log() + MultivariateNormal(alpha * means, V).log_prob(x)
@@ -697,7 +681,7 @@ def test_guide_for_any_data(seed):
         firsts = torch.stack([torch.trapezoid(kernel * p * LINE, LINE) for p in densities])
         return masses, firsts
 
-    for x in normal(4, seed=seed + 3).tolist():
+    for x in normals(seed + 3, 4).tolist():
         masses, firsts = seen(x)
         h = 1e-4
         up, down = (torch.log(m / m.sum()) for m in (seen(x + h)[0], seen(x - h)[0]))

@@ -7,36 +7,15 @@ few points exact sums, so that nothing here is random but the inputs.
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
+from sides import F64, LINE, SEEDS, equal, hermite, integral, normal, normals
 
 from minidiff.analytic import GaussianMixture
 from minidiff.objectives import dsm, esm, ism, ssm
 from minidiff.process import LinearVP
 
-F64 = torch.float64
-LINE = torch.linspace(-16, 16, 6401, dtype=F64)
-NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(80))
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
-SEEDS = pytest.mark.parametrize("seed", range(3))
-
-
-def equal(left, right, rtol=1e-8, atol=1e-10):
-    left, right = (torch.as_tensor(side, dtype=F64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
-
-
-def integral(values, x=LINE):
-    return torch.trapezoid(values, x, dim=-1)
-
-
-def normal(x, mean, variance):
-    return torch.exp(-((x - mean) ** 2) / (2 * variance)) / torch.sqrt(2 * math.pi * torch.as_tensor(variance))
-
-
-def draw(seed, *shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+NODES, WEIGHTS = hermite(80)
 
 
 def number(seed, low, high):
@@ -67,7 +46,7 @@ def log_slope(p, x):
 
 def field(seed):
     """A smooth s(x) that is nobody's score."""
-    a, b, c = draw(seed + 50, 3)
+    a, b, c = normals(seed + 50, 3)
     return lambda x: a * torch.sin(x + b) - 0.4 * x + c
 
 
@@ -80,7 +59,7 @@ INSIDE = LINE[(LINE.abs() < 7)]  # where the densities are not yet rounded to ze
 @SEEDS
 @pytest.mark.equation("eq-score-normaliser")
 def test_the_normaliser_drops_out(seed):
-    a = draw(seed, 3)
+    a = normals(seed, 3)
 
     def energy(x):
         return x**4 / 10 + a[0] * x**2 + a[1] * x + a[2]
@@ -98,7 +77,7 @@ def test_the_normaliser_drops_out(seed):
 @SEEDS
 @pytest.mark.equation("eq-score-recover")
 def test_the_score_recovers_log_ratios(seed):
-    p, (a, b) = hills(seed), draw(seed + 9, 2)
+    p, (a, b) = hills(seed), normals(seed + 9, 2)
     path = torch.linspace(float(a), float(b), 20_001, dtype=F64)
     equal(p(b).log() - p(a).log(), integral(log_slope(p, path), path), rtol=1e-6)
 
@@ -132,7 +111,7 @@ def test_explicit_and_implicit_losses(seed):
 @SEEDS
 def test_implicit_losses_in_the_plane(seed):
     """eq-score-ism and eq-score-trace again where the trace has two terms and the field is not a gradient."""
-    means, A = draw(seed, 2, 2), draw(seed + 1, 2, 2)
+    means, A = normals(seed, 2, 2), normals(seed + 1, 2, 2)
     D = GaussianMixture(LinearVP(), torch.tensor([0.4, 0.6], dtype=F64), means, stds=torch.tensor([0.6, 0.9]))
     axis, t = torch.linspace(-7, 7, 141, dtype=F64), torch.zeros((), dtype=F64)
     x = torch.cartesian_prod(axis, axis)
@@ -189,7 +168,7 @@ def test_implicit_matching_of_a_gaussian(seed):
 @SEEDS
 @pytest.mark.equation("eq-score-vjp")
 def test_one_product_is_one_backward_pass(seed):
-    A, x, v = draw(seed, 3, 3), draw(seed + 1, 3), draw(seed + 2, 3)
+    A, x, v = normals(seed, 3, 3), normals(seed + 1, 3), normals(seed + 2, 3)
 
     def s(x):
         return torch.tanh(A @ x) * x
@@ -203,8 +182,8 @@ def test_one_product_is_one_backward_pass(seed):
 @pytest.mark.equation("eq-score-hutchinson")
 def test_hutchinson(seed):
     """White v that are neither signs nor Gaussian: √3 times the six unit vectors ±e_i, turned."""
-    A = draw(seed, 3, 3)
-    Q = torch.linalg.qr(draw(seed + 1, 3, 3))[0]
+    A = normals(seed, 3, 3)
+    Q = torch.linalg.qr(normals(seed + 1, 3, 3))[0]
     v = math.sqrt(3) * torch.cat([Q, -Q])
     left = torch.einsum("ni,ij,nj->n", v, A, v).mean()
     white = torch.einsum("ni,nj->nij", v, v).mean(0)
@@ -216,7 +195,7 @@ def test_hutchinson(seed):
 @pytest.mark.parametrize("d", [1, 2, 5])
 @pytest.mark.equation("eq-score-all-signs")
 def test_all_signs(d):
-    A = draw(d, d, d)
+    A = normals(d, d, d)
     total = sum(
         torch.tensor(v, dtype=F64) @ A @ torch.tensor(v, dtype=F64) for v in itertools.product([-1, 1], repeat=d)
     )
@@ -226,7 +205,7 @@ def test_all_signs(d):
 @SEEDS
 @pytest.mark.equation("eq-score-ssm")
 def test_slices_average_to_the_implicit_loss(seed):
-    A, x = draw(seed, 3, 3), draw(seed + 1, 4, 3)
+    A, x = normals(seed, 3, 3), normals(seed + 1, 4, 3)
 
     def s(x):
         return torch.tanh(x @ A.T) * x
@@ -242,7 +221,7 @@ def test_slices_average_to_the_implicit_loss(seed):
 @SEEDS
 @pytest.mark.equation("eq-score-norm-variance")
 def test_variance_of_the_projected_norm(seed):
-    s = draw(seed, 2)
+    s = normals(seed, 2)
     v, w = torch.cartesian_prod(NODES, NODES), torch.outer(WEIGHTS, WEIGHTS).flatten()
     values = (v @ s) ** 2 / 2
     equal(w @ values**2 - (w @ values) ** 2, s.square().sum() ** 2 / 2)
@@ -295,7 +274,7 @@ PROBE = torch.linspace(-2.5, 2.5, 41, dtype=F64)
 @SEEDS
 @pytest.mark.equation("eq-score-kernel")
 def test_score_of_the_kernel(seed):
-    n, x0, eps = Noisy(seed), float(draw(seed, 1)), draw(seed + 1, 20)
+    n, x0, eps = Noisy(seed), float(normals(seed, 1)), normals(seed + 1, 20)
     x = n.alpha * x0 + n.sigma * eps
     left = gradient(lambda x: n.kernel(x, x0).log(), x)
     equal(left, -(x - n.alpha * x0) / n.sigma**2)
@@ -384,7 +363,7 @@ def test_the_best_slope_for_gaussian_data(seed):
 @SEEDS
 @pytest.mark.equation("eq-score-simple")
 def test_the_weighted_loss_is_the_simple_one(seed):
-    n, (x0, eps, hat) = Noisy(seed), draw(seed, 3, 5)
+    n, (x0, eps, hat) = Noisy(seed), normals(seed, 3, 5)
     x = n.alpha * x0 + n.sigma * eps
     eps_hat = (x - n.alpha * hat) / n.sigma
     left = n.sigma**2 * (-eps_hat / n.sigma + eps / n.sigma).square().sum()
@@ -432,8 +411,8 @@ def test_second_order_tweedie(seed):
 @SEEDS
 def test_second_order_tweedie_in_the_plane(seed):
     """The same with matrices, on a mixture whose posterior covariance is in closed form."""
-    D = GaussianMixture(LinearVP(), torch.tensor([0.4, 0.6], dtype=F64), draw(seed, 2, 2), stds=0.5)
-    x, t = draw(seed + 1, 2), torch.tensor(0.3, dtype=F64)
+    D = GaussianMixture(LinearVP(), torch.tensor([0.4, 0.6], dtype=F64), normals(seed, 2, 2), stds=0.5)
+    x, t = normals(seed + 1, 2), torch.tensor(0.3, dtype=F64)
     alpha, sigma = D.process.alpha(t), D.process.sigma(t)
     hessian = torch.autograd.functional.hessian(lambda x: D.log_prob(x[None], t)[0], x)
     left, eye = D.covariance(x[None], t)[0], torch.eye(2, dtype=F64)
@@ -475,7 +454,7 @@ def test_the_target_taken_apart(seed):
 @pytest.mark.equation("eq-score-expansion")
 @pytest.mark.equation("eq-score-control-limit")
 def test_the_expansion_for_small_noise(seed):
-    A, x0, eps, alpha = draw(seed, 3, 3), draw(seed + 1, 3), draw(seed + 2, 3), 0.8
+    A, x0, eps, alpha = normals(seed, 3, 3), normals(seed + 1, 3), normals(seed + 2, 3), 0.8
 
     def s(x):
         return torch.tanh(A @ x) * x - x
@@ -505,7 +484,7 @@ def batches(n):
 @pytest.mark.equation("eq-score-stf-mean")
 @pytest.mark.equation("eq-score-stf-variance")
 def test_the_stable_target_is_unbiased(seed, size):
-    n, x = Noisy(seed), draw(seed + 4, 1)
+    n, x = Noisy(seed), normals(seed + 4, 1)
     kernels = -(x - n.alpha * POINTS) / n.sigma**2
     total, square, within = 0.0, 0.0, 0.0
     for rows, _ in batches(size):
@@ -610,7 +589,7 @@ def test_drift_and_noise_keep_their_ratio(seed):
 @SEEDS
 @pytest.mark.equation("eq-score-denoiser-step")
 def test_the_step_written_with_the_denoiser(seed):
-    n, x, z, gamma = Noisy(seed), draw(seed, 30), draw(seed + 1, 30), number(seed, 0.1, 2)
+    n, x, z, gamma = Noisy(seed), normals(seed, 30), normals(seed + 1, 30), number(seed, 0.1, 2)
     step = gamma * n.sigma**2
     left = x + step / 2 * n.score(x) + math.sqrt(step) * z
     equal(left, (1 - gamma / 2) * x + gamma / 2 * n.alpha * n.D(x) + n.sigma * math.sqrt(gamma) * z)

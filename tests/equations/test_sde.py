@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sides import F64, LINE, SEEDS, equal, gen, hermite, integral, numbers, rate
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from torch.func import grad, hessian, jacfwd, jvp
 
@@ -17,34 +18,8 @@ from minidiff import fokker_planck, ode, samplers
 from minidiff.analytic import Gaussian, GaussianMixture
 from minidiff.process import EDM, VE, CosineVP, LinearVP, SubVP, TrigFlow
 
-F64 = torch.float64
-LINE = torch.linspace(-12, 12, 4801, dtype=F64)
-NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(40))
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
-SEEDS = pytest.mark.parametrize("seed", range(3))
+NODES, WEIGHTS = hermite(40)
 TIME = torch.tensor(0.4, dtype=F64)
-
-
-def equal(left, right, rtol=1e-8, atol=1e-10):
-    left, right = (torch.as_tensor(side, dtype=F64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
-
-
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def numbers(seed, count, low=0.2, high=1.5):
-    return (low + (high - low) * torch.rand(count, generator=gen(seed), dtype=F64)).tolist()
-
-
-def integral(values, x=LINE):
-    return torch.trapezoid(values, x, dim=-1)
-
-
-def rate(function, t):
-    """The derivative of a scalar function of time."""
-    return jvp(function, (t,), (torch.ones_like(t),))[1]
 
 
 def divergence(vector_field, x):

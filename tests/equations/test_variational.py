@@ -10,43 +10,28 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from sides import F64, LINE, SEEDS, equal, gen, hermite, integral
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from minidiff.continuous_bound import reconstruction_term
 from minidiff.families.vae import standard_kl
 from minidiff.process import VE, CosineVP, LinearVP, RectifiedFlow
 
-LINE = torch.linspace(-12, 12, 9601, dtype=torch.float64)
-NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(90))
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
+NODES, WEIGHTS = hermite(90)
 LEGENDRE = [torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(80)]
-SEEDS = pytest.mark.parametrize("seed", range(3))
-
-
-def equal(left, right, rtol=1e-9, atol=1e-11):
-    left, right = (torch.as_tensor(side, dtype=torch.float64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
-
-
-def random(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def normal(generator, *shape):
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape, generator=generator, dtype=F64)
 
 
 def uniform(generator, low, high, *shape):
-    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    return low + (high - low) * torch.rand(shape, generator=generator, dtype=F64)
 
 
 def log_density(x, mean, variance):
-    variance = torch.as_tensor(variance, dtype=torch.float64)
+    variance = torch.as_tensor(variance, dtype=F64)
     return -((x - mean) ** 2) / (2 * variance) - torch.log(2 * math.pi * variance) / 2
-
-
-def integral(values, x=LINE):
-    return torch.trapezoid(values, x, dim=-1)
 
 
 def expectation(f, mean, variance):
@@ -57,7 +42,7 @@ def expectation(f, mean, variance):
 def between(low, high, panels=40):
     """Gauss–Legendre nodes and weights on [low, high], in equal panels."""
     points, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(10))
-    edges = torch.linspace(float(low), float(high), panels + 1, dtype=torch.float64)
+    edges = torch.linspace(float(low), float(high), panels + 1, dtype=F64)
     half = edges.diff()[:, None] / 2
     return (edges[:-1, None] + half + half * points).flatten(), (half * weights).flatten()
 
@@ -67,8 +52,8 @@ def between(low, high, panels=40):
 
 class Latent:
     def __init__(self, seed):
-        g = random(seed)
-        self.shift, self.x, self.m = normal(g, 3) * torch.tensor([0.5, 1.0, 0.3], dtype=torch.float64)
+        g = gen(seed)
+        self.shift, self.x, self.m = normal(g, 3) * torch.tensor([0.5, 1.0, 0.3], dtype=F64)
         self.v = uniform(g, 0.5, 0.9)
 
     def likelihood(self, z):
@@ -129,7 +114,7 @@ def test_many_draws(seed):
 @SEEDS
 @pytest.mark.equation("eq-variational-reparametrisation")
 def test_reparametrisation(seed):
-    g = random(seed)
+    g = gen(seed)
     mu, s = normal(g), uniform(g, 0.4, 1.2)
 
     def f(z):
@@ -149,7 +134,7 @@ def test_reparametrisation(seed):
 @SEEDS
 @pytest.mark.equation("eq-variational-standard-kl")
 def test_divergence_from_the_prior(seed):
-    g = random(seed)
+    g = gen(seed)
     mu, s = normal(g, 4), uniform(g, 0.3, 2.0, 4)
     left = 0.0
     for m, v in zip(mu, s**2, strict=True):
@@ -171,7 +156,7 @@ def phi(z):
 @SEEDS
 @pytest.mark.equation("eq-variational-decoder")
 def test_decoder(seed):
-    g, left, right = random(seed), 1.0, 1.0
+    g, left, right = gen(seed), 1.0, 1.0
     for k in (0, 4, 11, 16):
         m, s = -1 + k / 8 + 0.2 * float(normal(g)), float(uniform(g, 0.05, 0.4))
         low, high = bin_of(k)
@@ -184,7 +169,7 @@ def test_decoder(seed):
 @SEEDS
 @pytest.mark.equation("eq-variational-dequantised")
 def test_dequantisation(seed):
-    g, width = random(seed), 1 / 8
+    g, width = gen(seed), 1 / 8
     means, stds = normal(g, 2), uniform(g, 0.2, 0.6, 2)
 
     def density(u):  # of one pixel: two Gaussians; two independent pixels below
@@ -211,19 +196,19 @@ def test_dequantisation(seed):
 @SEEDS
 @pytest.mark.equation("eq-variational-linear-posterior")
 def test_linear_posterior(seed):
-    g = random(seed)
+    g = gen(seed)
     W, s, x = normal(g, 4, 2), uniform(g, 0.4, 1.5), normal(g, 4)
-    evidence = W @ W.T + s**2 * torch.eye(4, dtype=torch.float64)  # cov(z, x) = Wᵀ
+    evidence = W @ W.T + s**2 * torch.eye(4, dtype=F64)  # cov(z, x) = Wᵀ
     mean = W.T @ torch.linalg.solve(evidence, x)
-    covariance = torch.eye(2, dtype=torch.float64) - W.T @ torch.linalg.solve(evidence, W)
-    M = torch.eye(2, dtype=torch.float64) + W.T @ W / s**2
+    covariance = torch.eye(2, dtype=F64) - W.T @ torch.linalg.solve(evidence, W)
+    M = torch.eye(2, dtype=F64) + W.T @ W / s**2
     equal(mean, torch.linalg.inv(M) @ (W.T @ x / s**2))
     equal(covariance, torch.linalg.inv(M))
 
 
 def divergence(q, p):
     """KL between two centred Gaussians of these covariances."""
-    zero = torch.zeros(len(q), dtype=torch.float64)
+    zero = torch.zeros(len(q), dtype=F64)
     return kl_divergence(MultivariateNormal(zero, q), MultivariateNormal(zero, p))
 
 
@@ -231,12 +216,12 @@ def divergence(q, p):
 @pytest.mark.equation("eq-variational-diagonal-kl")
 @pytest.mark.equation("eq-variational-mean-field")
 def test_mean_field(seed):
-    g = random(seed)
+    g = gen(seed)
     c, rho, v = uniform(g, 0.5, 2.0, 2), uniform(g, -0.9, 0.9), uniform(g, 0.3, 2.0, 2)
-    C = torch.outer(c, c) * torch.tensor([[1.0, rho], [rho, 1.0]], dtype=torch.float64)
+    C = torch.outer(c, c) * torch.tensor([[1.0, rho], [rho, 1.0]], dtype=F64)
     bracket = (v / c**2).sum() / (1 - rho**2) - 2 + torch.log(c.prod() ** 2 * (1 - rho**2) / v.prod())
     equal(divergence(torch.diag(v), C), bracket / 2)
-    log_v = torch.zeros(2, dtype=torch.float64)
+    log_v = torch.zeros(2, dtype=F64)
     for _ in range(60):  # Newton steps: the divergence is convex in each log v
         log_v.requires_grad_()
         (slope,) = torch.autograd.grad(divergence(torch.diag(log_v.exp()), C), log_v, create_graph=True)
@@ -253,13 +238,13 @@ class Hierarchy:
     T = 3
 
     def __init__(self, seed):
-        g = random(seed)
+        g = gen(seed)
         n = self.T + 1
         self.x = normal(g)
         self.a, self.c, self.b2 = uniform(g, 0.5, 1.1, n), 0.3 * normal(g, n), uniform(g, 0.2, 0.8, n)
         self.g, self.h, self.r2 = uniform(g, 0.5, 1.1, n), 0.3 * normal(g, n), uniform(g, 0.2, 0.8, n)
-        mean, rows = [], torch.zeros(n, n, dtype=torch.float64)
-        below, row = self.x, torch.zeros(n, dtype=torch.float64)
+        mean, rows = [], torch.zeros(n, n, dtype=F64)
+        below, row = self.x, torch.zeros(n, dtype=F64)
         for i in range(n):
             below, row = self.a[i] * below + self.c[i], self.a[i] * row
             row[i] = self.b2[i].sqrt()
@@ -283,7 +268,7 @@ class Hierarchy:
     def negative_elbo(self):
         """E_q [log q(z | x) − log p(x, z)] from the joint densities of both, as quadratic forms."""
         k = self.T + 2
-        mean, rows = torch.zeros(k, dtype=torch.float64), torch.zeros(k, k, dtype=torch.float64)
+        mean, rows = torch.zeros(k, dtype=F64), torch.zeros(k, k, dtype=F64)
         rows[k - 1, k - 1] = 1
         for i in range(k - 2, -1, -1):  # position i is z_{i−1}; position 0 is x
             mean[i] = self.g[i] * mean[i + 1] + self.h[i]
@@ -332,7 +317,7 @@ def test_consistency_terms_and_the_mistake(seed):
 @pytest.mark.equation("eq-variational-reversed")
 def test_turned_around(seed):
     model = Hierarchy(seed)
-    z = normal(random(seed + 50), model.T + 1)
+    z = normal(gen(seed + 50), model.T + 1)
 
     def marginal(n):
         return log_density(z[n], model.mean[n], model.cov[n, n])
@@ -380,7 +365,7 @@ class Scales:
 
     @classmethod
     def draw(cls, seed):
-        g = random(seed)
+        g = gen(seed)
         alpha = uniform(g, 0.4, 1.4, 3)
         snr = uniform(g, 2.0, 4.0) * torch.cumprod(uniform(g, 0.2, 0.8, 3), 0)
         return cls(alpha, alpha / snr.sqrt(), g)
@@ -401,7 +386,7 @@ def test_kernel(seed):
     x0 = normal(c.generator)
     variance = c.kernel_variance(1, 0)
     equal(variance, c.sigma[1] ** 2 * (1 - c.snr[1] / c.snr[0]))
-    x = torch.linspace(-9, 9, 31, dtype=torch.float64)
+    x = torch.linspace(-9, 9, 31, dtype=F64)
     grid = LINE[::4]
     first = log_density(grid, c.alpha[0] * x0, c.sigma[0] ** 2).exp()
     step = log_density(x[:, None], c.alpha[1] / c.alpha[0] * grid, variance).exp()
@@ -414,7 +399,7 @@ def test_kernel(seed):
 @SEEDS
 @pytest.mark.equation("eq-variational-prior")
 def test_prior(seed):
-    g = random(seed)
+    g = gen(seed)
     x0, alpha, sigma = normal(g, 5), uniform(g, 0.0, 0.5), uniform(g, 0.5, 1.2)
     left = kl_divergence(Normal(alpha * x0, sigma), Normal(torch.zeros(5).double(), 1.0)).sum()
     equal(left, (alpha**2 * x0.square().sum() + 5 * (sigma**2 - 1 - torch.log(sigma**2))) / 2)
@@ -489,7 +474,7 @@ def mmse_of_two_points(v):
 @SEEDS
 @pytest.mark.equation("eq-variational-refine")
 def test_refinement(seed):
-    high, middle, low = uniform(random(seed), 0.1, 6.0, 3).sort(descending=True).values
+    high, middle, low = uniform(gen(seed), 0.1, 6.0, 3).sort(descending=True).values
     at = {v: mmse_of_two_points(v) for v in (high, middle, low)}
     left = (high - low) / 2 * at[low] - (high - middle) / 2 * at[middle] - (middle - low) / 2 * at[low]
     right = (high - middle) / 2 * (at[low] - at[middle])
@@ -527,7 +512,7 @@ def slope(f, t):
 @pytest.mark.parametrize("process", [LinearVP(), CosineVP(), RectifiedFlow(), VE()], ids=lambda p: type(p).__name__)
 @pytest.mark.equation("eq-variational-limit")
 def test_three_forms_of_the_limit(process):
-    first, last = process.time(torch.tensor([1.2, -1.0], dtype=torch.float64))
+    first, last = process.time(torch.tensor([1.2, -1.0], dtype=F64))
     t, w = between(first, last)
 
     def snr(t):
@@ -541,7 +526,7 @@ def test_three_forms_of_the_limit(process):
     equal(two, three, rtol=1e-8)
     gaps = []
     for steps in (1000, 2000):  # and it is the limit of the sums
-        grid = torch.linspace(float(first), float(last), steps + 1, dtype=torch.float64)
+        grid = torch.linspace(float(first), float(last), steps + 1, dtype=F64)
         ratio = snr(grid)
         gaps.append(float(((ratio[:-1] - ratio[1:]) / 2 * error_at(process, grid[1:])).sum() - one))
     assert abs(gaps[1]) < 0.01
@@ -551,7 +536,7 @@ def test_three_forms_of_the_limit(process):
 @SEEDS
 @pytest.mark.equation("eq-variational-translate")
 def test_translation(seed):
-    g = random(seed)
+    g = gen(seed)
     A, B = CosineVP(), RectifiedFlow()
     x0, eps = normal(g, 2, 50)
     t = uniform(g, 0.1, 0.9, 50)
@@ -569,7 +554,7 @@ def test_translation(seed):
 @pytest.mark.parametrize("process", [LinearVP(), CosineVP(), RectifiedFlow()], ids=lambda p: type(p).__name__)
 @pytest.mark.equation("eq-variational-invariance")
 def test_invariance(process):
-    first, last = process.time(torch.tensor([1.2, -1.0], dtype=torch.float64))
+    first, last = process.time(torch.tensor([1.2, -1.0], dtype=F64))
     t, w = between(first, last)
     left = -(w @ (slope(lambda t: (process.alpha(t) / process.sigma(t)) ** 2, t) * error_at(process, t))) / 2
     v, w = between(math.exp(-2.0), math.exp(2.4))
@@ -581,7 +566,7 @@ def test_invariance(process):
 @SEEDS
 @pytest.mark.equation("eq-variational-excess")
 def test_excess_of_a_finite_chain(seed):
-    g = random(seed)
+    g = gen(seed)
     start, fall, bend = uniform(g, 1.0, 2.0), uniform(g, 2.0, 4.0), uniform(g, -0.3, 0.3)
 
     def v(u):
@@ -591,7 +576,7 @@ def test_excess_of_a_finite_chain(seed):
     limit = (w @ (slope(v, u) * mmse_of_two_points(v(u)))) / -2
     scaled = []
     for steps in (1000, 2000):
-        ratio = v(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+        ratio = v(torch.linspace(0, 1, steps + 1, dtype=F64))
         total = ((ratio[:-1] - ratio[1:]) / 2 * mmse_of_two_points(ratio[1:])).sum()
         scaled.append(steps * (total - limit))
     right = -(w @ (slope(v, u) ** 2 * slope(mmse_of_two_points, v(u)))) / 4
@@ -635,7 +620,7 @@ def test_information_and_squared_error():
 @SEEDS
 @pytest.mark.equation("eq-variational-gaussian")
 def test_gaussian_data(seed):
-    g, d = random(seed), 5
+    g, d = gen(seed), 5
     c2, low, high = uniform(g, 0.2, 3.0), uniform(g, 0.01, 0.2), uniform(g, 2.0, 20.0)
     v, w = between(low, high, 200)
     left = d / 2 * (w @ (c2 / (1 + c2 * v)))
@@ -659,7 +644,7 @@ def test_the_gap_sits_at_the_ends():
     equal(integral(q), 1.0, rtol=1e-8)
     noisy_end = -entropy(q) - integral(q * log_density(LINE, 0.0, 1.0))
     # The data end: the law of (x_0, y = x_t/α) on a grid.
-    x = torch.linspace(-4, 4, 1201, dtype=torch.float64)
+    x = torch.linspace(-4, 4, 1201, dtype=F64)
     joint = noisy_density(x, math.inf) * log_density(x[:, None], x, 1 / high).exp()  # rows y
     y_density = integral(joint, x)
     posterior = joint / y_density[:, None]
@@ -674,7 +659,7 @@ def test_the_gap_sits_at_the_ends():
 @SEEDS
 @pytest.mark.equation("eq-variational-second-moment")
 def test_second_moment(seed):
-    g = random(seed)
+    g = gen(seed)
     level, tilt, bend = uniform(g, 0.5, 1.5), uniform(g, 0.2, 1.0), uniform(g, -0.3, 0.3)
     lam, w = between(-1.0, 2.0)
     size = torch.exp(level - tilt * lam)  # |ε − ε̂|² = size · z²
@@ -696,7 +681,7 @@ def test_second_moment(seed):
 @SEEDS
 @pytest.mark.equation("eq-variational-bands")
 def test_bands(seed):
-    g, K, width = random(seed), 4, 0.75
+    g, K, width = gen(seed), 4, 0.75
     w = uniform(g, 0.1, 1.0, K)
     w, tilt = w / w.sum(), uniform(g, 0.3, 1.0)
     points = [between(-1.0 + width * k, -1.0 + width * (k + 1), 4) for k in range(K)]
@@ -707,7 +692,7 @@ def test_bands(seed):
     )
     equal(second, width**2 * (m / w).sum())
     best = m.sqrt() / m.sqrt().sum()
-    logits = torch.zeros(K, dtype=torch.float64, requires_grad=True)
+    logits = torch.zeros(K, dtype=F64, requires_grad=True)
     search = torch.optim.LBFGS([logits], max_iter=300, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
 
     def closure():
@@ -723,7 +708,7 @@ def test_bands(seed):
 @SEEDS
 @pytest.mark.equation("eq-variational-total-variance")
 def test_total_variance(seed):
-    g = random(seed)
+    g = gen(seed)
     values, p_t, p = normal(g, 4, 3), uniform(g, 0.1, 1.0, 4), uniform(g, 0.1, 1.0, 4, 3)
     p_t, p = p_t / p_t.sum(), p / p.sum(1, keepdim=True)
     joint = p_t[:, None] * p
@@ -738,19 +723,19 @@ def test_total_variance(seed):
 @pytest.mark.parametrize("batch", [2, 3])
 @pytest.mark.equation("eq-variational-aliasing")
 def test_aliasing(seed, batch):
-    g = random(seed)
+    g = gen(seed)
     waves = 7
     real, imaginary = normal(g, 2, waves)  # of ĝ_1 … ĝ_7; ĝ_{−k} is the conjugate
     power = real**2 + imaginary**2
 
     def f(u):
-        angle = 2 * math.pi * torch.arange(1, waves + 1, dtype=torch.float64) * u[..., None]
+        angle = 2 * math.pi * torch.arange(1, waves + 1, dtype=F64) * u[..., None]
         return 0.4 + 2 * (real * angle.cos() - imaginary * angle.sin()).sum(-1)
 
     def variance(values):
         return values.square().mean() - values.mean() ** 2
 
-    u = torch.arange(24, dtype=torch.float64) / 24  # exact for trigonometric polynomials of degree below 24
+    u = torch.arange(24, dtype=F64) / 24  # exact for trigonometric polynomials of degree below 24
     shifted = sum(f((u + i / batch) % 1) for i in range(batch)) / batch
     multiples = [k for k in range(1, waves + 1) if k % batch == 0]
     equal(variance(shifted), 2 * sum(power[k - 1] for k in multiples), atol=1e-10)
@@ -762,10 +747,10 @@ def test_aliasing(seed, batch):
 @SEEDS
 @pytest.mark.equation("eq-variational-softmax")
 def test_softmax_over_levels(seed):
-    g = random(seed)
+    g = gen(seed)
     process, t = LinearVP(), uniform(g, 0.02, 0.4)
     alpha, sigma = process.alpha(t), process.sigma(t)
-    levels = torch.linspace(-1, 1, 17, dtype=torch.float64)
+    levels = torch.linspace(-1, 1, 17, dtype=F64)
     true, eps = int(torch.randint(17, (), generator=g)), normal(g)
     x = alpha * levels[true] + sigma * eps
     bayes = log_density(x, alpha * levels, sigma**2).exp() / 17

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sides import F64, SEEDS, equal, hermite
 
 from minidiff import times
 from minidiff.analytic import Gaussian
@@ -14,15 +15,7 @@ from minidiff.ode import probability_flow
 from minidiff.process import CosineVP, LinearVP, RectifiedFlow
 from minidiff.samplers import ddim, last, path
 
-F64 = torch.float64
-SEEDS = pytest.mark.parametrize("seed", range(3))
-NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(40))
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
-
-
-def equal(left, right, rtol=1e-9, atol=1e-11):
-    left, right = (torch.as_tensor(side, dtype=F64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
+NODES, WEIGHTS = hermite(40)
 
 
 def random(seed, *shape):
