@@ -9,7 +9,6 @@ Finished rows are kept in `build/angles` and reused, so an interrupted run goes 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,14 +56,12 @@ def candidates(sigma_data: float, scales: Sequence[float], middles: Sequence[flo
 def row(D: Denoiser, labels: Tensor, x: Tensor, end: Tensor, angle: Angle) -> dict[str, Any]:
     """The path errors of `sample` with this angle: root mean square and median for each number of calls."""
     errors = [metrics.path_error(sample(D.given(labels), x, n, angle), end, D.sigma_data) for n in CALLS]
-    rms = [float(e.square().mean().sqrt()) for e in errors]
     return {
         "scale": angle.scale / D.sigma_data,
         "power": angle.power,
         "middle": (angle.middle or angle.scale) / D.sigma_data,
-        "rms": rms,
+        "rms": [float(e.square().mean().sqrt()) for e in errors],
         "median": [float(e.median()) for e in errors],
-        "mean": math.exp(sum(map(math.log, rms)) / len(rms)),  # geometric, over the calls
     }
 
 
