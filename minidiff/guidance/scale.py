@@ -74,7 +74,7 @@ class Guided(Combined):
             raise ValueError(f"w must hold one number a sample, got {len(self.w)} for a batch of {len(x)}")
         if self.interval is None:
             return self.w
-        r = (-self.process.lam(t.double())).exp()
+        r = self.process.sigma(t.double()) / self.process.alpha(t.double())
         inside = (r > self.interval[0]) & (r <= self.interval[1])
         if inside.ndim == 0:
             return self.w if inside else 1.0
