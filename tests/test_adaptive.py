@@ -10,10 +10,11 @@ from processes import FORMULAS, name
 from minidiff import times
 from minidiff.analytic import Gaussian
 from minidiff.bench.orders import mixture
-from minidiff.denoiser import Denoiser
+from minidiff.denoiser import Angle, Denoiser
 from minidiff.metrics import CountCalls
 from minidiff.process import EDM, VE, CosineVP, LinearVP, RectifiedFlow
 from minidiff.samplers import adaptive, adaptive_sde, exponential, last
+from minidiff.samplers.adaptive import LAST_ANGLE
 from minidiff.samplers.adaptive_sde import Brownian
 
 F64 = torch.float64
@@ -89,6 +90,21 @@ def test_one_gaussian_is_exact_at_order_two():
     end, _, calls = run(adaptive, D, x, WHOLE, rtol=1e-2, atol=1e-2)
     assert calls < 15
     torch.testing.assert_close(end, 0.7 * x, rtol=0.02, atol=0)
+
+
+def test_the_scale_is_that_of_the_angle():
+    """A narrow Gaussian under a large σ_data: D is linear in cos arctan(r/s) for its own s alone."""
+    D = Gaussian(RectifiedFlow(), torch.zeros(2, dtype=F64), std=0.1)
+    x = torch.randn(4, 2, generator=gen(), dtype=F64)
+    D.sigma_data = 1.0
+    setting = {"rtol": 1e-2, "atol": 0.0}
+    plain, _, more = run(adaptive, D, x, WHOLE, **setting)
+    D.angle = Angle(0.1, 0.8, middle=0.5)
+    end, states, calls = run(adaptive, D, x, WHOLE, **setting)
+    assert calls < more
+    assert float((end - 0.1 * x).norm()) < 0.1 * float((plain - 0.1 * x).norm())
+    r = (-D.process.lam(states[-2].t)).exp()  # from there the closing step is taken
+    assert float(r) == pytest.approx(0.1 * math.tan(LAST_ANGLE))
 
 
 def test_the_worst_sample_decides():

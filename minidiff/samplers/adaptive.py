@@ -18,7 +18,7 @@ from minidiff.samplers.state import State, begin, combine, scalars
 
 Controller = Literal["I", "PI"]
 Norm = Literal["worst", "mean"]
-LAST_ANGLE = 0.06  # where σ(end) = 0: r/σ_data from which the polynomial is carried to σ = 0
+LAST_ANGLE = 0.06  # where σ(end) = 0: r/s from which the polynomial is carried to σ = 0
 SAFETY, LEAST, MOST = 0.9, 0.2, 2.0
 
 
@@ -37,7 +37,8 @@ def adaptive(
 ) -> Iterator[State]:
     """Variable-step multistep exponential integrator with error control, one call of D an attempted step.
 
-    Predictor: D a polynomial in cos θ, θ = arctan(r/σ_data), through its last k ≤ order values, integrated exactly.
+    Predictor: D a polynomial in cos θ, θ = arctan(r/s), through its last k ≤ order values, integrated exactly; s is the
+    scale of D's `angle`, where it has one, else σ_data.
     Corrector: the same through the value at the predicted point too. Their difference e is of the order h^{k+1} in the
     step h in θ. The step is accepted if
     E = rms(e)/(atol √(α_t² σ_data² + σ_t²) + rtol max(rms x_s, rms x_t)) ≤ 1 in the worst sample of the batch (or in
@@ -47,7 +48,7 @@ def adaptive(
 
     x: (B, *D) at times[0]; times: float64 (2,), where to start and where to end. The first try is the share `first` of
     the way. Yields the accepted steps only: calls = 1 + accepted + rejected. Where σ(end) = 0 a closing step follows
-    from r = 0.06 σ_data, with D linear in cos θ through two known values: it is one more state and needs no call; its
+    from r = 0.06 s, with D linear in cos θ through two known values: it is one more state and needs no call; its
     error is a floor that no tolerance lowers. Raises what `begin` raises, ValueError for other settings, and while
     running RuntimeError after max_calls.
     """
@@ -64,8 +65,10 @@ def adaptive(
         raise ValueError(f"norm must be among {get_args(Norm)}, got {norm!r}")
     arguments.real("first", first, 1e-12, 1.0)
     arguments.positive_integer("max_calls", max_calls)
-    start, end = (_Node.of(D.process, t, D.sigma_data) for t in grid.times)
-    return _adaptive(D, x, start, end, order, (rtol, atol), controller, norm, first, max_calls)
+    angle = getattr(D, "angle", None)
+    scale = angle.scale if angle else D.sigma_data
+    start, end = (_Node.of(D.process, t, scale) for t in grid.times)
+    return _adaptive(D, x, start, end, scale, order, (rtol, atol), controller, norm, first, max_calls)
 
 
 def check_tolerances(rtol: float, atol: float) -> None:
@@ -87,9 +90,9 @@ class _Node:
     theta: float
 
     @classmethod
-    def of(cls, process: Process, t: Tensor, sigma_data: float) -> _Node:
+    def of(cls, process: Process, t: Tensor, scale: float) -> _Node:
         lam = float(process.lam(t))
-        theta = math.pi / 2 if lam == -math.inf else math.atan(math.exp(-lam) / sigma_data)
+        theta = math.pi / 2 if lam == -math.inf else math.atan(math.exp(-lam) / scale)
         return cls(t, float(process.alpha(t)), float(process.sigma(t)), lam, theta)
 
 
@@ -98,6 +101,7 @@ def _adaptive(
     x: Tensor,
     here: _Node,
     end: _Node,
+    scale: float,
     order: int,
     tolerances: tuple[float, float],
     controller: Controller,
@@ -105,13 +109,13 @@ def _adaptive(
     first: float,
     max_calls: int,
 ) -> Iterator[State]:
-    process, sigma_data = D.process, D.sigma_data
-    of_lam = coordinate("cos", process, sigma_data)
+    process = D.process
+    of_lam = coordinate("cos", process, scale)
 
     def step(to: _Node, nodes: list[_Node], values: list[Tensor]) -> Tensor:
         weights = integral_weights(here.lam, to.lam, [node.lam for node in nodes], of_lam)
-        scale = scalars([to.sigma / here.sigma], x)[0]
-        return combine(scale, x, tuple(to.alpha * w for w in weights), tuple(values))
+        kept = scalars([to.sigma / here.sigma], x)[0]
+        return combine(kept, x, tuple(to.alpha * w for w in weights), tuple(values))
 
     yield State(here.t, x, None)
     stop = LAST_ANGLE if end.sigma == 0 else end.theta
@@ -124,13 +128,13 @@ def _adaptive(
         if here.theta - h <= stop * (1 + 1e-9):
             h = here.theta - stop
         last_one = here.theta - h <= stop * (1 + 1e-9) and end.sigma > 0
-        to = end if last_one else _Node.of(process, _time(process, here.theta - h, sigma_data), sigma_data)
+        to = end if last_one else _Node.of(process, _time(process, here.theta - h, scale), scale)
         used = len(nodes)
         low = step(to, nodes, values)
         value = D(low, to.t)
         calls += 1
         high = step(to, [to, *nodes], [value, *values])
-        error = _error(low, high, x, to, sigma_data, tolerances, norm)
+        error = _error(low, high, x, to, D.sigma_data, tolerances, norm)
         accepted = error <= 1
         growth = SAFETY * max(error, 1e-10) ** (-1 / (used + 1)) if math.isfinite(error) else LEAST
         if accepted:
@@ -153,8 +157,8 @@ def _adaptive(
     yield State(end.t, x, values[0])
 
 
-def _time(process: Process, theta: float, sigma_data: float) -> Tensor:
-    return process.time(torch.tensor(-math.log(sigma_data * math.tan(theta)), dtype=torch.float64))
+def _time(process: Process, theta: float, scale: float) -> Tensor:
+    return process.time(torch.tensor(-math.log(scale * math.tan(theta)), dtype=torch.float64))
 
 
 def _error(
