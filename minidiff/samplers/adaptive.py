@@ -14,7 +14,7 @@ from minidiff import arguments
 from minidiff.denoiser import DenoiserLike
 from minidiff.process import Process
 from minidiff.samplers.exponential import coordinate, integral_weights
-from minidiff.samplers.state import State, begin, combine, scalars
+from minidiff.samplers.state import Grid, State, begin, combine, scalars
 
 Controller = Literal["I", "PI"]
 Norm = Literal["worst", "mean"]
@@ -52,31 +52,34 @@ def adaptive(
     error is a floor that no tolerance lowers. Raises what `begin` raises, ValueError for other settings, and while
     running RuntimeError after max_calls.
     """
-    if isinstance(times, Tensor) and times.shape != (2,):
-        raise ValueError(f"times must be (2,), the start and the end, got shape {tuple(times.shape)}")
-    grid = begin(D, x, times)
+    grid = begin_adaptive(D, x, times, rtol, atol, first, max_calls)
     arguments.positive_integer("order", order)
     if order > 3:
         raise ValueError(f"order must be at most 3, got {order}")
-    check_tolerances(rtol, atol)
     if controller not in get_args(Controller):
         raise ValueError(f"controller must be among {get_args(Controller)}, got {controller!r}")
     if norm not in get_args(Norm):
         raise ValueError(f"norm must be among {get_args(Norm)}, got {norm!r}")
-    arguments.real("first", first, 1e-12, 1.0)
-    arguments.positive_integer("max_calls", max_calls)
     angle = getattr(D, "angle", None)
     scale = angle.scale if angle else D.sigma_data
     start, end = (_Node.of(D.process, t, scale) for t in grid.times)
     return _adaptive(D, x, start, end, scale, order, (rtol, atol), controller, norm, first, max_calls)
 
 
-def check_tolerances(rtol: float, atol: float) -> None:
-    """Raise unless both are finite, ≥ 0, and not both zero."""
+def begin_adaptive(
+    D: DenoiserLike, x: Tensor, times: Tensor, rtol: float, atol: float, first: float, max_calls: int
+) -> Grid:
+    """`begin` for a start and an end, and the settings that every adaptive sampler has. Raises for what is not so."""
+    if isinstance(times, Tensor) and times.shape != (2,):
+        raise ValueError(f"times must be (2,), the start and the end, got shape {tuple(times.shape)}")
+    grid = begin(D, x, times)
     arguments.real("rtol", rtol, 0.0)
     arguments.real("atol", atol, 0.0)
     if rtol == 0 and atol == 0:
         raise ValueError("rtol and atol must not both be 0")
+    arguments.real("first", first, 1e-12, 1.0)
+    arguments.positive_integer("max_calls", max_calls)
+    return grid
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 from minidiff import arguments
 from minidiff.denoiser import DenoiserLike
 from minidiff.noise import Generators, standard_normal
-from minidiff.samplers.adaptive import check_tolerances
-from minidiff.samplers.state import Grid, State, begin, refuse_coupled
+from minidiff.samplers.adaptive import begin_adaptive
+from minidiff.samplers.state import Grid, State, refuse_coupled
 
 SAFETY, EXPONENT = 0.9, 0.9
 
@@ -46,15 +46,10 @@ def adaptive_sde(
     max_calls.
     """
     refuse_coupled(D, "adaptive_sde")
-    if isinstance(times, Tensor) and times.shape != (2,):
-        raise ValueError(f"times must be (2,), the start and the end, got shape {tuple(times.shape)}")
-    grid = begin(D, x, times)
+    grid = begin_adaptive(D, x, times, rtol, atol, first, max_calls)
     if grid.alpha[0] == 0 or grid.sigma[1] == 0:
         raise ValueError(f"times must start where α > 0 and end where σ > 0, got {times.tolist()} for {D.process}")
     arguments.real("tau", tau, 0.0)
-    check_tolerances(rtol, atol)
-    arguments.real("first", first, 1e-12, 1.0)
-    arguments.positive_integer("max_calls", max_calls)
     return _adaptive_sde(D, x, grid, tau, (rtol, atol), first, max_calls, generator)
 
 
