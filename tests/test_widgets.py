@@ -109,6 +109,15 @@ def test_ten_small_frames_fit_in_150_kilobytes(shown, static):
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+def title_of(body, folder):
+    """The title that a page with this body gives itself in a browser."""
+    page = folder / "page.html"
+    page.write_text(f"<!doctype html><meta charset='utf-8'><title></title>{body}", encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
+    dom = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, timeout=60).stdout
+    return re.search("<title>(.*?)</title>", dom).group(1)
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
 def test_static_slider_moves_in_a_browser(shown, static, tmp_path):
     for label in ("first", "second"):
@@ -122,12 +131,7 @@ def test_static_slider_moves_in_a_browser(shown, static, tmp_path):
        JSON.parse(box.querySelector('script').textContent).findIndex(f => f[2] == box.querySelector('img').src)]
       .join('|')).join('/');
     </script>"""
-    page = tmp_path / "page.html"
-    page.write_text(f"<!doctype html><meta charset='utf-8'><title></title>{sliders}{move}", encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    dom = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, timeout=60).stdout
-    title = re.search("<title>(.*?)</title>", dom).group(1)
-    assert title == "first = 0|0|0|0/second = 1|1|1|2"
+    assert title_of(sliders + move, tmp_path) == "first = 0|0|0|0/second = 1|1|1|2"
 
 
 def test_live_slider_draws_on_demand_and_once(shown, monkeypatch):
@@ -230,13 +234,8 @@ def test_static_explorer_moves_in_a_browser(shown, static, tmp_path):
     box.querySelector('input').value = 2; box.querySelector('input').dispatchEvent(new Event('input')); tell();
     document.title = told.join('/');
     </script>"""
-    page = tmp_path / "page.html"
     text = shown[0][0]["text/html"]
-    page.write_text(f"<!doctype html><meta charset='utf-8'><title></title>{text}{move}", encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    dom = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, timeout=60).stdout
-    title = re.search("<title>(.*?)</title>", dom).group(1)
-    assert title == "0 4 8 4|samples; b, 1|1|1/16 4 8 4|samples; b, 5|5|5"
+    assert title_of(text + move, tmp_path) == "0 4 8 4|samples; b, 1|1|1/16 4 8 4|samples; b, 5|5|5"
 
 
 def test_live_explorer_shows_the_cell_asked_for(shown, monkeypatch):
