@@ -17,9 +17,11 @@ from minidiff.inverse import (
     Mask,
     Matrix,
     PiGDM,
+    averaged_log_likelihood,
     dps_gaussian,
     empirical_log_weights,
     gaussian_log_likelihood,
+    isotropic_variance,
     linear_gaussian,
     tmpd_ref,
     tweedie,
@@ -236,6 +238,23 @@ def test_the_bias_of_each_guidance_in_closed_form(process, s):
     torch.testing.assert_close(pigdm(x, HALF) - prior(x, HALF), ratio * exact)
 
 
+def test_pigdm_is_the_gradient_of_its_log_likelihood():
+    """By autograd through D, in float64; and the log-likelihood is the Gaussian's, but for a function of t."""
+    prior, x, y = leaning(LinearVP()), rand(4, 3), rand(4, 2)
+    variance = isotropic_variance(prior)
+    likelihood = averaged_log_likelihood(ROWS, y, 0.4, variance)
+    at = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(likelihood(prior(at, HALF), HALF).sum(), at)
+    alpha, sigma = float(prior.process.alpha(HALF)), float(prior.process.sigma(HALF))
+    torch.testing.assert_close(
+        PiGDM(prior, ROWS, y, 0.4)(x, HALF) - prior(x, HALF), sigma**2 / alpha * gradient, rtol=1e-9, atol=1e-10
+    )
+    spread = float(variance(HALF)) * ROWS.dense @ ROWS.dense.mT + 0.16 * torch.eye(2)
+    law = torch.distributions.MultivariateNormal(torch.zeros(2, dtype=F64), spread)
+    difference = likelihood(x, HALF) - law.log_prob(y - ROWS(x))
+    torch.testing.assert_close(difference, difference[:1].expand(4))
+
+
 def test_without_a_spread_pigdm_is_dps():
     prior, x, y = leaning(LinearVP()), rand(4, 3), rand(4, 2)
     zero = PiGDM(prior, ROWS, y, 0.4, variance=torch.zeros_like)
@@ -431,6 +450,7 @@ def test_refusals():
         (lambda: PiGDM(prior, lambda x: x**2, y, 0.3), TypeError, "PiGDM assumes a linear operator"),
         (lambda: TMPD(prior, lambda x: x**2, y, 0.3), TypeError, "TMPD assumes a linear operator"),
         (lambda: DDNM(prior, lambda x: x**2, y), TypeError, "DDNM assumes a linear operator"),
+        (lambda: averaged_log_likelihood(torch.sin, y, 0.3, lambda t: t), TypeError, "assumes a linear operator"),
         (lambda: TMPD(prior, ROWS, y, 0.3, covariance="diagonal"), ValueError, "covariance must be"),
         (lambda: DPS(prior, ROWS, y[:3], 0.3)(x, HALF), ValueError, "one measurement a sample, got 3"),
         (lambda: PiGDM(prior, ROWS, y[:3], 0.3)(x, HALF), ValueError, "one measurement a sample, got 3"),

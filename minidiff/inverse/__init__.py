@@ -13,8 +13,9 @@ from minidiff.inverse.exact import (
     gaussian_log_likelihood,
     linear_gaussian,
 )
-from minidiff.inverse.operators import AveragePool, Blur, LinearOperator, Mask, Matrix, check_linear
-from minidiff.inverse.pigdm import PiGDM
+from minidiff.inverse.image_operators import AveragePool, Blur, Mask
+from minidiff.inverse.operators import LinearOperator, Matrix, check_linear
+from minidiff.inverse.pigdm import PiGDM, averaged_log_likelihood, isotropic_variance
 from minidiff.inverse.repaint import repaint
 from minidiff.inverse.structured_noise import (
     paper_factors,
@@ -39,11 +40,13 @@ __all__ = [
     "Matrix",
     "PiGDM",
     "at_prediction",
+    "averaged_log_likelihood",
     "check_linear",
     "dps_gaussian",
     "dps_sampler",
     "empirical_log_weights",
     "gaussian_log_likelihood",
+    "isotropic_variance",
     "linear_gaussian",
     "paper_factors",
     "region_pattern",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minidiff import arguments
 from minidiff.denoiser import DenoiserLike
-from minidiff.inverse.operators import Mask
+from minidiff.inverse.image_operators import Mask
 from minidiff.noise import Generators, standard_normal
 from minidiff.samplers.posterior import ancestral_steps
 from minidiff.samplers.state import Grid, State, begin, refuse_coupled
