@@ -119,3 +119,8 @@ def uniform(generator: torch.Generator, low: float, high: float) -> float:
     """A random number of a checker's oracle, log-uniform between low and high > 0."""
     u = float(torch.rand((), generator=generator, dtype=torch.float64))
     return math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
+
+
+def normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    """Draws of a checker's oracle from N(0, 1), float64."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -6,14 +6,10 @@ import math
 
 import torch
 
-from minidiff.checks import Answer, checker, close, expect, increasing, number, pair, uniform
+from minidiff.checks import Answer, checker, close, expect, increasing, normal, number, pair, uniform
 from minidiff.metrics import frechet_distance
 
 SEEDS = range(5)
-
-
-def _normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 @checker("bench-01")
@@ -22,7 +18,7 @@ def path_error_of_a_sampler(answer: Answer) -> None:
     what = "the rms and the median"
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
-        x, reference = _normal(generator, 9, 2, 3), _normal(generator, 9, 2, 3)
+        x, reference = normal(generator, 9, 2, 3), normal(generator, 9, 2, 3)
         each = torch.stack([(a - b).pow(2).sum() / 6 for a, b in zip(x, reference, strict=True)]).sqrt()
         rms, median = pair(answer(x, reference, 1.0), what)
         close(rms, each.pow(2).sum().div(9).sqrt(), "the rms is that of the nine errors, one a sample")
@@ -46,7 +42,7 @@ def paired_difference(answer: Answer) -> None:
     what = "the mean difference and its standard error"
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
-        a, b, shared = _normal(generator, 7), 0.3 * _normal(generator, 7), 50 * _normal(generator, 7)
+        a, b, shared = normal(generator, 7), 0.3 * normal(generator, 7), 50 * normal(generator, 7)
         d = [float(x - y) for x, y in zip(a, b, strict=True)]
         mean = sum(d) / 7
         error = math.sqrt(sum((x - mean) ** 2 for x in d) / 6 / 7)
@@ -111,13 +107,13 @@ def fair_difference(answer: Answer) -> None:
     close(answer(5.0, 200, 200, 3.0, (100, 100)), 3.5, "twice as many samples on both sides have half the bias")
     close(answer(7.0, 50, 400, 3.0, (100, 400)), 7 - 3 * 0.0225 / 0.0125, "both sizes add to the bias")
     generator = torch.Generator().manual_seed(0)
-    real = [_normal(generator, 400, 3) for _ in range(40)]
+    real = [normal(generator, 400, 3) for _ in range(40)]
     floors = [frechet_distance(x[:100], x[100:]) for x in real]
     floor = sum(floors) / len(floors)
     shift = torch.tensor([0.6, 0.0, 0.0], dtype=torch.float64)
     got = []
     for n, m in ((40, 80), (300, 200)):
-        fds = [frechet_distance(_normal(generator, n, 3) + shift, _normal(generator, m, 3)) for _ in range(100)]
+        fds = [frechet_distance(normal(generator, n, 3) + shift, normal(generator, m, 3)) for _ in range(100)]
         got.append(float(number(answer(sum(fds) / 100, n, m, floor, (100, 300)), "the excess")))
     expect(abs(got[0] - 0.36) < 0.06 and abs(got[1] - 0.36) < 0.04, "a shift of 0.6 costs 0.36, whatever the sizes")
 

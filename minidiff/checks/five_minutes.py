@@ -9,16 +9,12 @@ import torch
 from torch import Tensor
 
 from minidiff.analytic import GaussianMixture
-from minidiff.checks import Answer, checker, close, expect, increasing, number, pair, uniform
+from minidiff.checks import Answer, checker, close, expect, increasing, normal, number, pair, uniform
 from minidiff.metrics import CountCalls, frechet_distance
 from minidiff.process import RectifiedFlow
 from minidiff.samplers import sample
 
 SEEDS = range(5)
-
-
-def _normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def _posterior_mean(x: Tensor, t: float, m: float, s: float) -> Tensor:
@@ -34,7 +30,7 @@ def best_guess_for_a_gaussian(answer: Answer) -> None:
     """guess(x, t, m, s): E[x_0 | x_t = x] for x_0 ~ N(m, s²) and x_t = (1 − t) x_0 + t ε."""
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
-        x, m = _normal(generator, 5), float(_normal(generator, 1))
+        x, m = normal(generator, 5), float(normal(generator, 1))
         t, s = uniform(generator, 0.2, 0.9), uniform(generator, 0.3, 2)
         close(answer(x, t, m, s), _posterior_mean(x, t, m, s), "it is the mean that Bayes' rule gives on a grid", 1e-6)
         close(answer(x, 1.0, m, s), torch.full_like(x, m), "from pure noise the best guess is the mean of the data")
@@ -50,9 +46,9 @@ def one_step(answer: Answer) -> None:
     """step(x, guess, s, t): from x at time s to time t < s, keeping the noise that the guess implies."""
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
-        image, eps = _normal(generator, 3, 1, 2, 2), _normal(generator, 3, 1, 2, 2)
+        image, eps = normal(generator, 3, 1, 2, 2), normal(generator, 3, 1, 2, 2)
         t, s = sorted(uniform(generator, 0.1, 0.95) for _ in range(2))
-        x, guess = (1 - s) * image + s * eps, _normal(generator, 3, 1, 2, 2)
+        x, guess = (1 - s) * image + s * eps, normal(generator, 3, 1, 2, 2)
         close(answer(x, image, s, t), (1 - t) * image + t * eps, "a right guess leads to the right point on the line")
         close(answer(x, guess, s, s), x, "a step of length zero changes nothing")
         close(answer(x, guess, s, 0.0), guess, "a step to time 0 is the guess itself")
@@ -68,7 +64,7 @@ def _worst(values: Tensor, target: Tensor | float) -> float:
 
 
 def _distances_on_axes(variances: Tensor, n: int, pairs: int, generator: torch.Generator) -> Tensor:
-    a, b = (variances.sqrt() * _normal(generator, pairs, n, len(variances)) for _ in range(2))
+    a, b = (variances.sqrt() * normal(generator, pairs, n, len(variances)) for _ in range(2))
     return torch.tensor([frechet_distance(x, y) for x, y in zip(a, b, strict=True)], dtype=torch.float64)
 
 
@@ -99,7 +95,7 @@ def _on_the_line(shift: float, ratio: float, pairs: int, generator: torch.Genera
     """n → the mean of FD over pairs of samples of n from N(0, 1) and N(shift, ratio²)."""
 
     def fd(n: int) -> float:
-        a, b = _normal(generator, pairs, n), shift + ratio * _normal(generator, pairs, n)
+        a, b = normal(generator, pairs, n), shift + ratio * normal(generator, pairs, n)
         return float(((a.mean(1) - b.mean(1)) ** 2 + (a.std(1) - b.std(1)) ** 2).mean())
 
     return fd
@@ -110,8 +106,8 @@ def generous_judge(answer: Answer) -> None:
     """verdict(fd, sizes, samples, training): FD at infinite n, and a number that exposes a memoriser."""
     what, sizes = "the distance and the second number", (50, 100, 200, 400)
     generator = torch.Generator().manual_seed(0)
-    training = _normal(generator, 300, 3)
-    fresh = [_normal(generator, 300, 3) for _ in range(3)]
+    training = normal(generator, 300, 3)
+    fresh = [normal(generator, 300, 3) for _ in range(3)]
 
     def verdict(fd: Callable[[int], float], samples: Tensor) -> tuple[float, float]:
         distance, second = pair(answer(fd, sizes, samples, training), what)
@@ -131,7 +127,7 @@ def generous_judge(answer: Answer) -> None:
 
     honest = [verdict(lambda n: 3 / n, x)[1] for x in fresh]
     spread = max(honest) - min(honest)
-    for memorised in (copies(), copies() + 1e-3 * _normal(generator, 300, 3)):
+    for memorised in (copies(), copies() + 1e-3 * normal(generator, 300, 3)):
         second = verdict(lambda n: 3 / n, memorised)[1]
         apart = max(min(honest) - second, second - max(honest))
         expect(apart > 3 * spread and apart > 0.05, "the second number sets a memoriser apart from fresh samples")
@@ -147,7 +143,7 @@ def path_error(answer: Answer) -> None:
     """path_error(D, x, calls, reference): RMS difference of the samples in `calls` and in `reference` calls from x."""
     for seed in range(2):
         generator = torch.Generator().manual_seed(seed)
-        x, D = _normal(generator, 64, 2), CountCalls(_mixture())
+        x, D = normal(generator, 64, 2), CountCalls(_mixture())
         first = number(answer(D, x, 6, 40), "the error")
         expect(D.calls == 46, "D is called `calls` + `reference` times")
         expect(first.ndim == 0 and first > 0, "it is one positive number")
@@ -172,7 +168,7 @@ def floor_at_other_sizes(answer: Answer) -> None:
         close(answer(floor, half, half, 10**15), floor / 2, "against the law itself one set's error is left")
         close(answer(2 * floor, half, n, m), 2 * value, "it is in proportion to the floor")
         increasing([answer(floor, half, k * n, m) for k in (4, 2, 1)], "smaller sets are further apart")
-    a, b = (_normal(torch.Generator().manual_seed(k), 20000, 100)[:, : (50, 100)[k]] for k in range(2))
+    a, b = (normal(torch.Generator().manual_seed(k), 20000, 100)[:, : (50, 100)[k]] for k in range(2))
     measured = (a.mean(1) - b.mean(1)) ** 2 + (a.std(1) - b.std(1)) ** 2
     expected = float(number(answer(3 / 1000, 1000, 50, 100), "the distance"))
     expect(abs(float(measured.mean()) / expected - 1) < 0.05, "it agrees with samples of 50 and 100 on the line")

@@ -8,15 +8,11 @@ import math
 import torch
 from torch import Tensor
 
-from minidiff.checks import Answer, CheckFailed, checker, close, expect, increasing, number, pair, uniform
+from minidiff.checks import Answer, CheckFailed, checker, close, expect, increasing, normal, number, pair, uniform
 from minidiff.denoiser import Prediction, convert
 from minidiff.process import RectifiedFlow
 
 SEEDS = range(5)
-
-
-def _normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 @checker("flow-01")
@@ -26,7 +22,7 @@ def rectified_without_score(answer: Answer) -> None:
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
         s, t = uniform(generator, 0.3, 3), uniform(generator, 0.1, 0.9)
-        eps = _normal(generator, 7, 1)
+        eps = normal(generator, 7, 1)
         x = (1 - t) * s * eps + t * eps
 
         def values(x: Tensor, t: float, s: float = s) -> list[Tensor]:
@@ -110,8 +106,8 @@ def flow_by_quantiles(answer: Answer) -> None:
         generator = torch.Generator().manual_seed(seed)
         weights = torch.rand(3, generator=generator, dtype=torch.float64) + 0.2
         weights = weights / weights.sum()
-        means, stds = 2 * _normal(generator, 3), 0.2 + torch.rand(3, generator=generator, dtype=torch.float64)
-        eps = _normal(generator, 50).sort().values
+        means, stds = 2 * normal(generator, 3), 0.2 + torch.rand(3, generator=generator, dtype=torch.float64)
+        eps = normal(generator, 50).sort().values
         ends = number(answer(eps, weights, means, stds), "the end points")
         expect(ends.shape == eps.shape, "there is one end point for each noise")
         increasing(ends.tolist(), "particles on a line keep their order")
@@ -191,7 +187,7 @@ def weight_of_logit_normal_times(answer: Answer) -> None:
     lam_of_t = torch.log((1 - t) / t)
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
-        m, s = float(_normal(generator)), uniform(generator, 0.4, 1.2)
+        m, s = float(normal(generator)), uniform(generator, 0.4, 1.2)
         lam = torch.linspace(-14, 14, 20_001, dtype=torch.float64)
         weight = number(answer(lam, m, s), "the weight")
         expect(weight.shape == lam.shape, "there is one weight for each λ")
@@ -208,7 +204,7 @@ def saving_of_a_batch(answer: Answer) -> None:
     """saving(x0, eps, batch): the share of the squared distance that assignment saves."""
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
-        x0, eps = 0.7 * _normal(generator, 12, 3), _normal(generator, 12, 3)
+        x0, eps = 0.7 * normal(generator, 12, 3), normal(generator, 12, 3)
         total = float((x0 - eps).square().sum())
         close(answer(x0, eps, 1), 0.0, "batches of one save nothing", atol=1e-9)
         least = 0.0
@@ -217,6 +213,6 @@ def saving_of_a_batch(answer: Answer) -> None:
             least += min(float((a - b[list(order)]).square().sum()) for order in orders)
         close(answer(x0, eps, 4), 1 - least / total, "in each batch it is the best of all orders", rtol=1e-6)
         expect(answer(x0, eps, 12) >= answer(x0, eps, 4), "one large batch saves at least as much as three small ones")
-        a, b = _normal(generator, 60, 1), _normal(generator, 60, 1)
+        a, b = normal(generator, 60, 1), normal(generator, 60, 1)
         by_sorting = float((a.sort(0).values - b.sort(0).values).square().sum() / (a - b).square().sum())
         close(answer(a, b, 60), 1 - by_sorting, "in one dimension it is what sorting saves", rtol=1e-6)

@@ -8,17 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minidiff.checks import Answer, CheckFailed, checker, close, expect, increasing, number, pair, uniform
+from minidiff.checks import Answer, CheckFailed, checker, close, expect, increasing, normal, number, pair, uniform
 
 SEEDS = range(5)
 
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def _normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def _triple(value: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
@@ -45,7 +41,7 @@ def edm_for_any_process(answer: Answer) -> None:
         close(scale / c_out, 1.0, "the network's target has variance 1, for any α and σ")
         for step in (-0.01, 0.01):
             expect(_target_scale(c_skip + step, alpha, sigma, s) >= scale, "no other c_skip allows a smaller c_out")
-        x0, eps = _normal(generator, 2, 50)
+        x0, eps = normal(generator, 2, 50)
         angle = uniform(generator, 0.1, 1.4)
         alpha, sigma = math.cos(angle), math.sin(angle)
         _, c_skip, c_out = _triple(answer(alpha, sigma, 1.0))
@@ -66,7 +62,7 @@ def the_table_as_code(answer: Answer) -> None:
     what = "the picture and the noise"
     for seed in SEEDS:
         generator = _generator(seed)
-        x0, eps = _normal(generator, 2, 7)
+        x0, eps = normal(generator, 2, 7)
         alpha, sigma, sigma_rate = (uniform(generator, 0.2, 2) for _ in range(3))
         alpha_rate = -uniform(generator, 0.2, 2)
         values = {
@@ -96,7 +92,7 @@ def min_snr_in_three_forms(answer: Answer) -> None:
         generator = _generator(seed)
         for _ in range(4):
             alpha, sigma, gamma = (uniform(generator, 0.1, 4) for _ in range(3))
-            x0, guess, eps = _normal(generator, 3, 9)
+            x0, guess, eps = normal(generator, 3, 9)
             x = alpha * x0 + sigma * eps
             eps_hat = (x - alpha * guess) / sigma
             errors = {"x0": x0 - guess, "eps": eps - eps_hat}
@@ -191,7 +187,7 @@ def best_dice(answer: Answer) -> None:
         generator = _generator(seed)
         lam = torch.sort(6 * torch.rand(40, generator=generator, dtype=torch.float64) - 3).values
         omega = 0.1 + torch.rand(40, generator=generator, dtype=torch.float64)
-        second = torch.exp(_normal(generator, 40))
+        second = torch.exp(normal(generator, 40))
         best = number(answer(lam, omega, second), "the density")
         expect(best.shape == lam.shape and bool((best > 0).all()), "it gives a positive density at every λ")
         close(torch.trapezoid(best, lam), 1.0, "the density integrates to 1 on the grid, even if it is uneven")
@@ -202,6 +198,6 @@ def best_dice(answer: Answer) -> None:
 
         least = cost(best)
         for _ in range(10):
-            other = best * torch.exp(0.05 * _normal(generator, 40))
+            other = best * torch.exp(0.05 * normal(generator, 40))
             expect(cost(other) >= least * (1 - 1e-12), "no density nearby has a smaller second moment")
         close(answer(lam, 3 * omega, second), best, "a factor in front of the loss changes nothing")

@@ -7,13 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from minidiff.checks import Answer, checker, close, expect, increasing, number, uniform
+from minidiff.checks import Answer, checker, close, expect, increasing, normal, number, uniform
 
 SEEDS = range(5)
-
-
-def _normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 @checker("regression-01")
@@ -24,7 +20,7 @@ def plus_or_minus(answer: Answer) -> None:
         generator = torch.Generator().manual_seed(seed)
         a, alpha, sigma = (uniform(generator, low, 2) for low in (0.5, 0.3, 0.5))
         p = float(torch.rand((), generator=generator, dtype=torch.float64)) * 0.8 + 0.1
-        x = _normal(generator, 50)
+        x = normal(generator, 50)
         plus, minus = (
             share * (-((x - sign * alpha * a) ** 2) / (2 * sigma**2)).exp() for share, sign in ((p, 1), (1 - p, -1))
         )
@@ -65,7 +61,7 @@ def spike_and_slab(answer: Answer) -> None:
         generator = torch.Generator().manual_seed(seed)
         s, r = uniform(generator, 0.8, 3), uniform(generator, 0.5, 2)
         p = float(torch.rand((), generator=generator, dtype=torch.float64)) * 0.8 + 0.1
-        z = 2 * _normal(generator, 12)
+        z = 2 * normal(generator, 12)
         seen = (-((z[:, None] - grid) ** 2) / (2 * r**2)).exp()
         slab = seen * (-(grid**2) / (2 * s**2)).exp() / (s * math.sqrt(2 * math.pi))
         spike = (1 - p) * (-(z**2) / (2 * r**2)).exp()
@@ -83,10 +79,10 @@ def two_looks(answer: Answer) -> None:
     """two_looks(D, z1, r1, z2, r2): the guess from both looks, under a finite data set and its two-factor posterior."""
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
-        points = _normal(generator, 6, 3)
+        points = normal(generator, 6, 3)
         r1, r2 = uniform(generator, 0.3, 2), uniform(generator, 0.3, 2)
         x0 = points[torch.randint(6, (20,), generator=generator)]
-        z1, z2 = x0 + r1 * _normal(generator, 20, 3), x0 + r2 * _normal(generator, 20, 3)
+        z1, z2 = x0 + r1 * normal(generator, 20, 3), x0 + r2 * normal(generator, 20, 3)
         calls = []
 
         def logits(z: Tensor, r: float, points: Tensor = points) -> Tensor:
@@ -111,8 +107,8 @@ def leave_one_out(answer: Answer) -> None:
     """leave_one_out(points, z, r): row i without candidate i, by a loop that takes the point away."""
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
-        points, r = _normal(generator, 7, 3), uniform(generator, 0.5, 2)
-        z = points + r * _normal(generator, 7, 3)
+        points, r = normal(generator, 7, 3), uniform(generator, 0.5, 2)
+        z = points + r * normal(generator, 7, 3)
         rows = []
         for i in range(7):
             others = torch.cat([points[:i], points[i + 1 :]])
@@ -129,7 +125,7 @@ def leave_one_out(answer: Answer) -> None:
 def price_of_sharpness(answer: Answer) -> None:
     """price(k): the error of an average of k posterior samples, by summing over all of them."""
     generator = torch.Generator().manual_seed(0)
-    points, p = _normal(generator, 3), torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    points, p = normal(generator, 3), torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
     spread = (p * (points - (p * points).sum()) ** 2).sum()
     averages, shares = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     for k in range(1, 6):
@@ -144,7 +140,7 @@ def price_of_sharpness(answer: Answer) -> None:
 def _growth(points: Tensor, r: float, generator: torch.Generator) -> float:
     """By how much one step of EM with two prototypes stretches a tiny separation, after it has found its direction."""
     mean = points.mean(0)
-    offset = _normal(generator, points.shape[1])
+    offset = normal(generator, points.shape[1])
     for _ in range(60):
         offset = 1e-5 * offset / offset.norm()
         energies = torch.stack([(points - mean - sign * offset).square().sum(1) for sign in (1, -1)], 1)
@@ -159,8 +155,8 @@ def first_split(answer: Answer) -> None:
     """critical(points): where two prototypes beside the mean begin to move apart under EM."""
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
-        points = _normal(generator, 40, 3) * torch.tensor([2.0, 0.7, 0.4], dtype=torch.float64)
-        points = points @ torch.linalg.qr(_normal(generator, 3, 3))[0] + 3 * _normal(generator, 3)
+        points = normal(generator, 40, 3) * torch.tensor([2.0, 0.7, 0.4], dtype=torch.float64)
+        points = points @ torch.linalg.qr(normal(generator, 3, 3))[0] + 3 * normal(generator, 3)
         r = float(number(answer(points), "the critical noise"))
         expect(r > 0, "the critical noise is positive")
         expect(_growth(points, 0.99 * r, generator) > 1, "just below it, prototypes near the mean move apart")

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from minidiff.checks import Answer, checker, close, expect, increasing, number, pair, uniform
+from minidiff.checks import Answer, checker, close, expect, increasing, normal, number, pair, uniform
 
 SEEDS = range(4)
 
@@ -16,10 +16,6 @@ def _scales(generator: torch.Generator) -> tuple[float, float, float, float]:
     """α_s, σ_s, α_t, σ_t of some process, not variance-preserving, with more signal at t."""
     alpha_s, sigma_s, alpha_t = (uniform(generator, 0.3, 2) for _ in range(3))
     return alpha_s, sigma_s, alpha_t, sigma_s * alpha_t / alpha_s / uniform(generator, 1.2, 4)
-
-
-def _normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 @checker("variance-01")
@@ -78,7 +74,7 @@ def analytic_variance(answer: Answer) -> None:
         scales = alpha_s, sigma_s, alpha_t, sigma_t = _scales(generator)
         std = uniform(generator, 0.3, 2)
         seen, aimed = (alpha_s * std) ** 2 + sigma_s**2, (alpha_t * std) ** 2 + sigma_t**2
-        x = _normal(generator, 500, 3)
+        x = normal(generator, 500, 3)
         x = x / x.square().mean().sqrt() * math.sqrt(seen)  # so that the sample has the exact second moment
         exact = aimed - (alpha_s / alpha_t * aimed) ** 2 / seen
         close(answer(-x / seen, *scales), exact, "on Gaussian data it is the conditional variance of x_t")
@@ -93,8 +89,8 @@ def lost_freedom(answer: Answer) -> None:
     """prices(v): nats per pixel lost by a number for each pixel, for each place, and by one for all."""
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
-        pixel, place = _normal(generator, 1, 7).exp(), _normal(generator, 9, 1).exp()
-        both = _normal(generator, 9, 7).exp()
+        pixel, place = normal(generator, 1, 7).exp(), normal(generator, 9, 1).exp()
+        both = normal(generator, 9, 7).exp()
 
         def lost(v: Tensor, used: Tensor) -> Tensor:
             return ((v / used - 1 + (used / v).log()) / 2).mean()  # of a Gaussian with the variance used

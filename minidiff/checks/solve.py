@@ -6,15 +6,11 @@ import math
 
 import torch
 
-from minidiff.checks import Answer, checker, close, expect, increasing, number, pair, uniform
+from minidiff.checks import Answer, checker, close, expect, increasing, normal, number, pair, uniform
 from minidiff.process import CosineVP, LinearVP, RectifiedFlow, TrigFlow
 
 SEEDS = range(5)
 F64 = torch.float64
-
-
-def _normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=generator, dtype=F64)
 
 
 @checker("solve-01")
@@ -41,7 +37,7 @@ def step_from_a_velocity(answer: Answer) -> None:
     """ddim_step(x, u, process, s, t): α_t x̂_0 + σ_t ε̂ from the velocity u at s."""
     for process in (RectifiedFlow(), CosineVP(), LinearVP(), TrigFlow(0.5)):
         generator = torch.Generator().manual_seed(0)
-        x0, eps = _normal(generator, 3, 2), _normal(generator, 3, 2)
+        x0, eps = normal(generator, 3, 2), normal(generator, 3, 2)
         s, t = torch.tensor(0.7, dtype=F64), torch.tensor(0.3, dtype=F64)
         x = process.alpha(s) * x0 + process.sigma(s) * eps
         u = torch.func.jvp(lambda r: process.alpha(r) * x0 + process.sigma(r) * eps, (s,), (torch.ones_like(s),))[1]  # noqa: B023
@@ -50,7 +46,7 @@ def step_from_a_velocity(answer: Answer) -> None:
         close(answer(x, u, process, s, s), x, "a step of length zero changes nothing")
         there = answer(x, u, process, s, torch.zeros((), dtype=F64))
         close(there, float(process.alpha(torch.zeros((), dtype=F64))) * x0, "a step to t = 0 ends at the picture")
-    u = _normal(generator, 3, 2)
+    u = normal(generator, 3, 2)
     close(
         answer(x, u, RectifiedFlow(), s, t), x + (t - s) * u, "on the straight line it is Euler's step, whatever u is"
     )
@@ -61,7 +57,7 @@ def order_without_truth(answer: Answer) -> None:
     """observed_order(solve, n): the order from runs with n, 2n and 4n steps."""
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
-        end, first, second = (_normal(generator, 4, 3) for _ in range(3))
+        end, first, second = (normal(generator, 4, 3) for _ in range(3))
         for order in (1, 2, 3):
             asked = []
 
