@@ -7,13 +7,15 @@ import torch
 from test_conditional import mixture
 from torch import nn
 
+from minidiff.affine_law import affine_law
 from minidiff.analytic import Gaussian
 from minidiff.denoiser import Denoiser, Given, predict
 from minidiff.guidance import autoguidance, cfg, classifier, extrapolate, projected, rescaled
 from minidiff.metrics import CountCalls
 from minidiff.nets.mlp import MLP
 from minidiff.process import EDM, VE, CosineVP, LinearVP, RectifiedFlow
-from minidiff.samplers import sample
+from minidiff.samplers import ancestral, last, sample
+from minidiff.times import uniform
 
 F64 = torch.float64
 HALF = torch.tensor(0.5, dtype=F64)
@@ -96,6 +98,25 @@ def test_the_end_is_not_the_sharpened_density():
     sharpened = float((p * grid**2).sum().sqrt())
     assert sharpened == pytest.approx((w / s**2 - (w - 1) / S**2) ** -0.5, rel=1e-6)
     assert std < 0.5 * sharpened
+
+
+@pytest.mark.parametrize("w", [0.0, 1.0, 2.0, 3.0])
+def test_the_sde_of_the_same_scores_ends_elsewhere(w):
+    """With k(ρ) = w/(s² + ρ) + (1 − w)/(S² + ρ), ρ = r², the reverse SDE has dv/dρ = 2kv − 1, hence at the end
+
+    v = s^{4w} S^{4−4w} ((S/s)^{4w−2} − 1)/((2w − 1)(S² − s²)): s² and S² at w = 1 and 0, 0.0666 at w = 3 with s = ½ and
+    S = 1, where the ODE has 0.0156 and the sharpened density 0.1. The exact variance of the finite chain approaches it.
+    """
+    s, S, process = 0.5, 1.0, RectifiedFlow()
+    limit = s ** (4 * w) * S ** (4 - 4 * w) * ((S / s) ** (4 * w - 2) - 1) / ((2 * w - 1) * (S**2 - s**2))
+    assert {0.0: 1.0, 1.0: 0.25, 3.0: 0.0666}.get(w, limit) == pytest.approx(limit, rel=1e-3)
+    errors = []
+    for n in (100, 200, 400):
+        guided = cfg(Centred(process, s, S), torch.zeros(n + 7, dtype=F64), w)
+        law = affine_law(lambda x, g, n=n, D=guided: last(ancestral(D, x, uniform(n), generator=g)), n - 1)
+        errors.append(abs(law.variance(1.0) / limit - 1))
+    assert errors[0] > 1.7 * errors[1] > 1.7**2 * errors[2]
+    assert errors[2] < 0.06
 
 
 def test_no_diffusion_of_a_sharpened_density_has_this_score():

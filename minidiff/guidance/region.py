@@ -68,18 +68,17 @@ class RegionLink(nn.Module):
 
     def forward(self, tags: Tensor, features: Tensor, masks: Tensor) -> Tensor:
         """(B, K, width) tags → (B, K, width)."""
-        batch, count = tags.shape[:2]
         if masks.ndim == 3:
-            masks = masks.expand(batch, *masks.shape)
-        size = (batch, count, *features.shape[2:])
-        if tags.ndim != 3 or features.ndim != 4 or len(features) != batch or masks.shape != size:
-            shapes = tuple(tags.shape), tuple(features.shape), tuple(masks.shape)
+            masks = masks.expand(len(tags), *masks.shape)
+        size = (*tags.shape[:2], *features.shape[2:])
+        if tags.ndim != 3 or features.ndim != 4 or len(features) != len(tags) or masks.shape != size:
             raise ValueError(
-                "tags (B, K, width), features (B, C, H, W), masks (B, K, H, W), got {}, {}, {}".format(*shapes)
+                "needed are tags (B, K, width), features (B, C, H, W) and masks (B, K, H, W), got "
+                f"{tuple(tags.shape)}, {tuple(features.shape)} and {tuple(masks.shape)}"
             )
         arguments.unit_interval("masks", masks)
         area = masks.sum((2, 3))
         if not bool((area > 0).all()):
             raise ValueError("a region must not be empty: a mask sums to 0")
-        pooled = torch.einsum("bkhw,bchw->bkc", masks, features) / area[..., None]
+        pooled = torch.einsum("bkhw,bchw->bkc", (masks / area[..., None, None]).to(features), features)
         return tags + self.link(pooled)
