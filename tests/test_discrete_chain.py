@@ -55,7 +55,7 @@ def test_closed_forms_of_the_marginals():
 
 
 def test_discretised_gaussian_matrices():
-    """Symmetric, so uniform is stationary; ratios off the diagonal are the Gaussian's; a small β leaves tokens alone."""
+    """Symmetric, so uniform is stationary; ratios off the diagonal are Gaussian; a small β leaves tokens alone."""
     steps = discretised_gaussian_steps(torch.tensor([0.02, 0.5], dtype=torch.float64), 7)
     torch.testing.assert_close(steps, steps.mT)
     torch.testing.assert_close(steps.sum(1), torch.ones(2, 7, dtype=torch.float64))
@@ -152,7 +152,7 @@ def test_one_token_has_no_gap(kind):
     prior = torch.full((chain.vocabulary,), 1 / chain.vocabulary, dtype=torch.float64)
     q = table.marginal(chain.cumulative[-1][:K])
     expected = -(table.probabilities * table.probabilities.log()).sum() + (torch.xlogy(q, q) - q * prior.log()).sum()
-    # KL(q(x_T|x_0) ‖ prior) averages to KL(q(x_T) ‖ prior) plus what x_T knows of x_0, which the steps do not pay twice.
+    # KL(q(x_T|x_0) ‖ prior) averages to KL(q(x_T) ‖ prior) plus what x_T knows of x_0; the steps pay that less.
     assert float(table.probabilities @ exact_bound(chain, table, prior)) == pytest.approx(float(expected), abs=1e-12)
 
 

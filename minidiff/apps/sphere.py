@@ -100,14 +100,20 @@ def heat_kernel(cosine: Tensor, variance: float) -> tuple[Tensor, Tensor]:
 def score_of_data(data: Tensor, x: Tensor, variance: float) -> Tensor:
     """∇ log Σ_i p_v(⟨x, y_i⟩) on the sphere, for data points y (n, 3), at x (B, 3): tangent vectors (B, 3).
 
+    Where the density is below 1e-9 of its peak, Varadhan's −θ/v towards the nearest point stands for the lost digits.
     Raises ValueError for points off the sphere and for v < 0.02 as `heat_kernel` does.
     """
     _check_points("data", data)
     _check_points("x", x)
-    density, derivative = heat_kernel((x.double() @ data.double().T).clamp(-1, 1), variance)
-    # Far tails may round to something below zero; they carry no weight beside a near data point.
-    total = density.clamp_min(0).sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    return tangent(x.double(), derivative @ data.double() / total).to(x.dtype)
+    cosine = (x.double() @ data.double().T).clamp(-1, 1)
+    density, derivative = heat_kernel(cosine, variance)
+    total = density.sum(1, keepdim=True)
+    near = total > 1e-9 / (2 * math.pi * variance)  # of the peak; further out the series has lost its digits
+    by_series = tangent(x.double(), derivative @ data.double() / torch.where(near, total, 1.0))
+    cosine, nearest = cosine.max(1, keepdim=True)
+    towards = tangent(x.double(), data.double()[nearest[:, 0]])
+    far = cosine.acos() / variance * torch.nn.functional.normalize(towards, dim=1)
+    return torch.where(near, by_series, far).to(x.dtype)
 
 
 def reverse_walk(

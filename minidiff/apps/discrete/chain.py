@@ -144,7 +144,8 @@ class Chain:
         check_tokens("x_n", x_n, self.vocabulary)
         if log_p.ndim != 3 or log_p.shape[:2] != x_n.shape or log_p.shape[2] > self.vocabulary:
             raise ValueError(
-                f"log_p must be (B, L, K) with K ≤ {self.vocabulary} for x_n {tuple(x_n.shape)}, got {tuple(log_p.shape)}"
+                f"log_p must be (B, L, K) with K ≤ {self.vocabulary} for x_n {tuple(x_n.shape)}, "
+                f"got {tuple(log_p.shape)}"
             )
 
     def _combined(self, weight: Tensor, x_n: Tensor, s: int, n: int) -> Tensor:

@@ -73,7 +73,7 @@ def pack_factorisation(x0: Tensor, steps: Tensor, vocabulary: int) -> Packed:
     if not bool((count == m).all()) or not m:
         raise ValueError(f"every row must hide the same number ≥ 1 of tokens, got {count.tolist()[:8]}")
     length = x0.shape[1]
-    places = steps.masked_fill(~hidden, torch.iinfo(torch.int64).max).argsort(1, stable=True)[:, :m]  # (B, m)
+    places = steps.masked_fill(~hidden, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)[:, :m]  # (B, m)
     step = torch.cat([steps, steps.gather(1, places), steps.gather(1, places)], 1)
     kind = torch.cat([hidden.long(), torch.full_like(places, 2), torch.full_like(places, 3)], 1)  # given V M P
     given, true, masked, pseudo = (kind == k for k in range(4))
