@@ -5,22 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from sides import F64, SEEDS, equal, normals
 
 from minidiff import samplers, times
 from minidiff.analytic import GaussianMixture
 from minidiff.metrics import frechet_distance
 from minidiff.process import LinearVP, RectifiedFlow
-
-SEEDS = pytest.mark.parametrize("seed", range(3))
-
-
-def equal(left, right, rtol=1e-9, atol=1e-11):
-    left, right = (torch.as_tensor(side, dtype=torch.float64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def path_error(a, b, sigma_data):
@@ -60,8 +50,8 @@ def transport(a, b):
 @SEEDS
 @pytest.mark.equation("eq-bench-triangle")
 def test_error_of_the_reference(seed):
-    s, phi, psi = normal(seed, 9, 4), normal(seed + 10, 9, 4), None
-    psi = phi + 0.1 * normal(seed + 20, 9, 4)
+    s, phi, psi = normals(seed, 9, 4), normals(seed + 10, 9, 4), None
+    psi = phi + 0.1 * normals(seed + 20, 9, 4)
     assert abs(path_error(s, psi, 0.7) - path_error(s, phi, 0.7)) <= path_error(psi, phi, 0.7)
     far = phi + 3 * (psi - phi)  # a sampler on the line through both: then it is an equality
     equal(path_error(far, phi, 0.7) - path_error(far, psi, 0.7), path_error(psi, phi, 0.7))
@@ -71,9 +61,9 @@ def test_error_of_the_reference(seed):
 @pytest.mark.equation("eq-bench-transport")
 @pytest.mark.equation("eq-bench-gelbrich")
 def test_one_start_is_a_coupling(seed):
-    x = normal(seed, 40, 3)
-    phi, s = x @ normal(seed + 1, 3, 3), None
-    s = phi + 0.3 * normal(seed + 2, 40, 3)
+    x = normals(seed, 40, 3)
+    phi, s = x @ normals(seed + 1, 3, 3), None
+    s = phi + 0.3 * normals(seed + 2, 40, 3)
     mean_square = (s - phi).square().sum(1).mean()
     assert transport(s, phi) <= mean_square
     assert transport(s[torch.randperm(40)], phi) <= mean_square
@@ -85,11 +75,11 @@ def test_one_start_is_a_coupling(seed):
 @SEEDS
 @pytest.mark.equation("eq-bench-saturation")
 def test_the_distance_to_the_data_saturates(seed):
-    data, phi = normal(seed, 50, 4), 0.8 * normal(seed + 1, 50, 4) + 0.2
-    feature = normal(seed + 2, 4, 3)
+    data, phi = normals(seed, 50, 4), 0.8 * normals(seed + 1, 50, 4) + 0.2
+    feature = normals(seed + 2, 4, 3)
     lipschitz = float(torch.linalg.matrix_norm(feature, 2))
     for size in (1.0, 0.1, 0.001):
-        s = phi + size * normal(seed + 3, 50, 4)
+        s = phi + size * normals(seed + 3, 50, 4)
         left = abs(fitted(s @ feature, data @ feature) ** 0.5 - fitted(phi @ feature, data @ feature) ** 0.5)
         middle = fitted(s @ feature, phi @ feature) ** 0.5
         assert left <= middle + 1e-7
@@ -103,10 +93,10 @@ def test_the_distance_to_the_data_saturates(seed):
 def test_ddim_on_a_gaussian(n):
     s, d = 0.6, 2
     process = RectifiedFlow()
-    cov = s**2 * torch.eye(d, dtype=torch.float64)[None]
+    cov = s**2 * torch.eye(d, dtype=F64)[None]
     D = GaussianMixture(process, torch.ones(1).double(), torch.zeros(1, d).double(), cov)
     grid = times.cosine_angle(process, n, sigma_data=s, r_max=math.inf, r_min=0.0)
-    eps = normal(0, 6, d)
+    eps = normals(0, 6, d)
     made, exact = samplers.last(samplers.ddim(D, eps, grid)), s * eps  # the flow of N(0, s²) keeps quantiles
     angle = torch.atan(torch.exp(-process.lam(grid)) / s)
     product = torch.cos(angle[:-1] - angle[1:]).prod()
@@ -115,7 +105,7 @@ def test_ddim_on_a_gaussian(n):
     sd = product * s
     equal(d * (sd - s) ** 2, d * s**2 * error**2)  # FD of N(0, (cs)² I) to N(0, s² I) by its definition
     big = 400_000 if n == 1 else 1000
-    sample = normal(1, big, d)
+    sample = normals(1, big, d)
     if n == 1:
         assert frechet_distance(0.9 * s * sample, s * sample) == pytest.approx(d * s**2 * 0.1**2, rel=0.01)
     for b in (0.05, -0.1):
@@ -150,7 +140,7 @@ def test_bias_on_a_line(n, m):
 @pytest.mark.equation("eq-bench-paired")
 @pytest.mark.equation("eq-bench-seeds")
 def test_pairing(seed):
-    mixing = normal(seed, 2, 3)
+    mixing = normals(seed, 2, 3)
     mixing = mixing / mixing.norm(dim=1, keepdim=True) * 1.3  # A and B with equal variances v
     law = mixing @ mixing.mT
     v, cov = float(law[0, 0]), float(law[0, 1])
@@ -191,7 +181,7 @@ def test_least_of_several_scores():
 @pytest.mark.equation("eq-bench-outliers")
 def test_lost_paths():
     share, apart, small = 0.02, 1.5, 0.03
-    errors = torch.full((1000,), small, dtype=torch.float64)
+    errors = torch.full((1000,), small, dtype=F64)
     errors[:20] = apart
     equal(errors.square().mean(), (1 - share) * small**2 + share * apart**2)
     assert float(errors.median()) == small
@@ -214,9 +204,9 @@ def test_order_and_calls():
 @pytest.mark.equation("eq-bench-slope")
 def test_measured_order_of_ddim():
     process = LinearVP()
-    cov = 0.5 * torch.eye(1, dtype=torch.float64)[None]
+    cov = 0.5 * torch.eye(1, dtype=F64)[None]
     D = GaussianMixture(process, torch.ones(1).double(), torch.zeros(1, 1).double(), cov)
-    x = normal(0, 5, 1)
+    x = normals(0, 5, 1)
     ends = []
     for n in (200, 400, 4000):
         ends.append(samplers.last(samplers.ddim(D, x, times.log_snr(process, n, r_max=80, r_min=0.01))))
@@ -285,7 +275,7 @@ def flow_of_gaussian(mu, s, y, r_from, r_to):
 @pytest.mark.equation("eq-bench-end")
 def test_cut_ends():
     mu, s = -0.8, 0.5
-    eps = torch.linspace(-2, 2, 5, dtype=torch.float64)
+    eps = torch.linspace(-2, 2, 5, dtype=F64)
     exact = mu + s * eps
     for r in (200.0, 2000.0):
         late = flow_of_gaussian(mu, s, r * eps, r, 1e-5)

@@ -9,42 +9,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from sides import F64, LINE, SEEDS, equal, gen, integral, normal, normals
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from minidiff import samplers, times
 from minidiff.analytic import GaussianMixture
 from minidiff.process import LinearVP, RectifiedFlow
 
-F64 = torch.float64
-LINE = torch.linspace(-14, 14, 5601, dtype=F64)
 NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(80))
-SEEDS = pytest.mark.parametrize("seed", range(3))
-
-
-def equal(left, right, rtol=1e-8, atol=1e-10):
-    left, right = (torch.as_tensor(side, dtype=F64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
-
-
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def normals(seed, *shape):
-    return torch.randn(shape, generator=gen(seed), dtype=F64)
 
 
 def uniforms(seed, *shape, low=0.0, high=1.0):
     return low + (high - low) * torch.rand(shape, generator=gen(seed), dtype=F64)
-
-
-def integral(values, x=LINE):
-    return torch.trapezoid(values, x, dim=-1)
-
-
-def normal(x, mean, variance):
-    variance = torch.as_tensor(variance, dtype=F64)
-    return torch.exp(-((x - mean) ** 2) / (2 * variance)) / torch.sqrt(2 * math.pi * variance)
 
 
 def kl(p, q, x=LINE):

@@ -9,6 +9,7 @@ import math
 
 import pytest
 import torch
+from sides import F64, LINE, SEEDS, equal, gen, integral, normal
 from torch.func import jacrev, vmap
 
 from minidiff.analytic import GaussianMixture
@@ -16,30 +17,9 @@ from minidiff.cld import CriticallyDamped, PhaseSpace, gddim
 from minidiff.process import VE, LinearVP
 from minidiff.samplers import last
 
-F64 = torch.float64
-SEEDS = pytest.mark.parametrize("seed", range(3))
 ETAS = pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-LINE = torch.linspace(-14, 14, 14001, dtype=F64)
-NODES = torch.linspace(-9, 9, 1801, dtype=torch.float64)  # of N(0, 1); the trapezoidal rule is exact to rounding
+NODES = torch.linspace(-9, 9, 1801, dtype=F64)  # of N(0, 1); the trapezoidal rule is exact to rounding
 WEIGHTS = torch.softmax(-(NODES**2) / 2, 0)
-
-
-def equal(left, right, rtol=1e-9, atol=1e-10):
-    left, right = (torch.as_tensor(side, dtype=F64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
-
-
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def integral(values):
-    return torch.trapezoid(values, LINE, dim=-1)
-
-
-def normal(x, mean, variance):
-    variance = torch.as_tensor(variance, dtype=F64)
-    return torch.exp(-((x - mean) ** 2) / (2 * variance)) / torch.sqrt(2 * math.pi * variance)
 
 
 class Step:
@@ -523,12 +503,12 @@ def test_covariance_of_the_spring():
     equal((moved - S) / h, A @ S + S @ A.mT + GG, rtol=0, atol=1e-3)
     for omega in PHASES:
         solved = rk4(lambda _, S: A @ S + S @ A.mT + GG, start, 0.0, omega)
-        equal(solved, spring_covariance(omega, gamma), rtol=1e-8)
+        equal(solved, spring_covariance(omega, gamma), rtol=1e-8, atol=1e-10)
         decay = math.exp(-2 * omega)
         xx = 1 - decay * ((1 + omega) ** 2 + (1 - gamma) * omega**2)
         xv = decay * (omega * (1 + omega) - (1 - gamma) * omega * (1 - omega))
         vv = 1 - decay * (omega**2 + (1 - gamma) * (1 - omega) ** 2)
-        equal(solved, torch.tensor([[xx, xv], [xv, vv]], dtype=F64), rtol=1e-8)
+        equal(solved, torch.tensor([[xx, xv], [xv, vv]], dtype=F64), rtol=1e-8, atol=1e-10)
         process = CriticallyDamped(8.0, gamma)
         equal(process.covariance(torch.tensor(omega / 8, dtype=F64)), solved, rtol=1e-8)
 

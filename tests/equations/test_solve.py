@@ -9,36 +9,14 @@ import math
 
 import pytest
 import torch
+from sides import F64, LINE, SEEDS, equal, integral, normal, numbers, rate
 from torch.distributions import Normal, kl_divergence
-from torch.func import jvp
 
 from minidiff import times
 from minidiff.analytic import Gaussian
 from minidiff.metrics import CountCalls
 from minidiff.process import CosineVP, LinearVP, RectifiedFlow, TrigFlow
 from minidiff.samplers import ddim, exponential, invert, last, richardson
-
-F64 = torch.float64
-LINE = torch.linspace(-12, 12, 6001, dtype=F64)
-SEEDS = pytest.mark.parametrize("seed", range(3))
-
-
-def equal(left, right, rtol=1e-8, atol=1e-10):
-    left, right = (torch.as_tensor(side, dtype=F64) for side in (left, right))
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
-
-
-def numbers(seed, count, low=0.2, high=1.5):
-    generator = torch.Generator().manual_seed(seed)
-    return (low + (high - low) * torch.rand(count, generator=generator, dtype=F64)).tolist()
-
-
-def normal(x, mean, variance):
-    return torch.exp(-((x - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
-
-
-def integral(values, x=LINE):
-    return torch.trapezoid(values, x, dim=-1)
 
 
 def alpha(t):
@@ -51,10 +29,6 @@ def sigma(t):
 
 def lam(t):
     return torch.log(alpha(t) / sigma(t))
-
-
-def rate(function, t):
-    return jvp(function, (t,), (torch.ones_like(t),))[1]
 
 
 def at(*t):
