@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from sides import F64, LINE, SEEDS, equal, hermite, integral, normal
+from sides import F64, LINE, SEEDS, equal, hermite, integral, mmse_of_two_points, normal
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from minidiff import bound
@@ -737,12 +737,6 @@ def test_brightness(seed):
     variance = average @ torch.eye(d, dtype=F64) @ average
     equal(variance, 1 / d)
     equal(c.alpha[n] ** 2 / (c.sigma2[n] * variance), d * c.snr[n])
-
-
-def mmse_of_two_points(snr):
-    """E(x_0 − D)² for data ±1: 1 − E tanh²(SNR + √SNR z)."""
-    root = snr.sqrt()[..., None]
-    return 1 - (torch.tanh(root * (root + NODES)) ** 2 * WEIGHTS).sum(-1)
 
 
 @SEEDS

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from sides import F64, LINE, SEEDS, equal, gen, hermite, integral
+from sides import F64, LINE, SEEDS, equal, gen, hermite, integral, mmse_of_two_points
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from minidiff.continuous_bound import reconstruction_term
@@ -463,12 +463,6 @@ def test_one_step_and_three_names_of_its_error(seed):
 
 
 # Infinitely many steps
-
-
-def mmse_of_two_points(v):
-    """E(x_0 − D)² for data ±1."""
-    root = v.sqrt()[..., None]
-    return 1 - (torch.tanh(root * (root + NODES)) ** 2 * WEIGHTS).sum(-1)
 
 
 @SEEDS
