@@ -131,7 +131,7 @@ def test_it_learns_two_moons():
     stream = data.batches(x, batch_size=256, seed=0)
     for _ in train.fit(lambda b: -flow.log_prob(b), flow.parameters(), stream, steps=200, lr=5e-3):
         pass
-    after = float(-flow.log_prob(data.two_moons(4000, seed=1)).mean())
+    after = -flow.log_prob(data.two_moons(4000, seed=1)).mean().item()
     assert before > 2.6 and after < before - 0.7
 
 

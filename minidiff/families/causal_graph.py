@@ -7,7 +7,6 @@ descendants alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 
@@ -61,43 +60,34 @@ def intervene(A: Tensor, z: Tensor, do: Mapping[int, float]) -> Tensor:
     return torch.stack(new, 1)
 
 
-def fit_graph(u: Tensor, sparsity: float = 0.02, threshold: float = 0.2, rounds: int = 12) -> Tensor:
-    """The weights A (n, n) of a linear model of u (N, n) by NOTEARS: least ½ E|u − Aᵀu|² + sparsity |A|₁ with h(A) = 0.
+def fit_graph(u: Tensor, threshold: float = 0.2) -> Tensor:
+    """The weights A (n, n) of a linear model of u (N, n) whose noises have one variance; no randomness.
 
-    The constraint is met by an augmented Lagrangian, then weights below `threshold` in size are dropped. With equal
-    noise in all variables the true graph is the minimiser; unequal noise can turn arrows round. No randomness, float64.
-    Raises ValueError for fewer than two rows, a negative sparsity or threshold. Source: Zheng et al. 2018, algorithm 1.
+    Given all that came before it in causal order, a source has the least variance left, that of the noise, and every
+    other variable more: so the order is found one by one, and the weights are regressions on it. Those below
+    `threshold` in size are dropped, the others fitted anew. Noises of different variances can turn arrows round. Raises ValueError
+    unless N > n. Source: Chen, Drton & Wang 2019, algorithm 1 (top-down).
     """
     arguments.finite("u", u)
-    arguments.real("sparsity", sparsity, 0.0)
     arguments.real("threshold", threshold, 0.0)
-    arguments.positive_integer("rounds", rounds)
-    if u.ndim != 2 or len(u) < 2:
-        raise ValueError(f"u must be (N, n) with N ≥ 2, got {tuple(u.shape)}")
-    covariance, n = torch.cov(u.mT.double()).reshape(u.shape[1], u.shape[1]), u.shape[1]
-    off = 1 - torch.eye(n, dtype=torch.float64)
-    weights = torch.zeros(n, n, dtype=torch.float64, requires_grad=True)
-    multiplier, penalty, before = 0.0, 1.0, math.inf
+    if u.ndim != 2 or len(u) <= u.shape[1]:
+        raise ValueError(f"u must be (N, n) with N > n, got {tuple(u.shape)}")
+    n = u.shape[1]
+    covariance = torch.cov(u.mT.double()).reshape(n, n)
+    A, order = torch.zeros(n, n, dtype=torch.float64), []
+    while len(order) < n:
+        fits = {j: _regression(covariance, order, j) for j in range(n) if j not in order}
+        left = {j: float(covariance[j, j] - covariance[order, j] @ weights) for j, weights in fits.items()}
+        j = min(left, key=left.__getitem__)
+        causes = [i for i, w in zip(order, fits[j].tolist(), strict=True) if abs(w) >= threshold]
+        A[causes, j] = _regression(covariance, causes, j)
+        order.append(j)
+    return A.to(u.dtype)
 
-    def lagrangian() -> Tensor:
-        optimiser.zero_grad()
-        A = weights * off
-        residual = torch.eye(n, dtype=torch.float64) - A
-        h = acyclicity(A)
-        value = (residual.mT @ covariance @ residual).trace() / 2 + multiplier * h + penalty / 2 * h.square()
-        value = value + sparsity * (A.square() + 1e-8).sqrt().sum()  # |A|, smooth at zero
-        value.backward()
-        return value
 
-    for _ in range(rounds):
-        optimiser = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
-        optimiser.step(lagrangian)
-        h = float(acyclicity((weights * off).detach()))
-        multiplier += penalty * h
-        penalty *= 10 if h > before / 4 and penalty < 1e10 else 1
-        before = h
-    A = (weights * off).detach()
-    return A.where(A.abs() >= threshold, 0.0).to(u.dtype)
+def _regression(covariance: Tensor, on: list[int], j: int) -> Tensor:
+    """The weights of variable j on the variables `on`, by least squares."""
+    return torch.linalg.solve(covariance[on][:, on], covariance[on, j])
 
 
 def square_size(A: Tensor) -> int:

@@ -23,6 +23,7 @@ from minidiff.samplers import langevin, last
 from minidiff.times import pairwise
 
 CLOCK = 4  # harmonics of the angle of the noise
+STEEPNESS = 4.0  # of the network's x: one that starts nearly linear has no slope towards the curvature that modes need
 
 
 def nce_loss(data: Tensor, noise: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ def nce_loss(data: Tensor, noise: Tensor) -> Tensor:
 
 
 class Energy(nn.Module):
-    """E(x, t) = |x|²/2q_t + net(x/√q_t, θ_t), q_t = α² σ_data² + σ², for x (B, *shape): a network on top of a Gaussian.
+    """E(x, t) = |x|²/2q_t + net(4 x/√q_t, θ_t), q_t = α² σ_data² + σ², for x (B, *shape): a network on top of a Gaussian.
 
     θ_t = arctan(σ/(α σ_data)) tells the network the noise and is finite at both ends. It is a denoiser, with `process`,
     `sigma_data` and `coupled`. Raises ValueError for a width below 1 or sigma_data ≤ 0.
@@ -68,7 +69,7 @@ class Energy(nn.Module):
         clock = torch.cat([harmonics.cos(), harmonics.sin()], -1).to(x).expand(len(x), -1)
         root = (alpha**2 * self.sigma_data**2 + sigma**2).sqrt().to(x)
         rows = x.flatten(1) / root.reshape(-1, 1)
-        return rows.square().sum(1) / 2 + self.net(torch.cat([rows, clock], 1))[:, 0]
+        return rows.square().sum(1) / 2 + self.net(torch.cat([STEEPNESS * rows, clock], 1))[:, 0]
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """−∇_x E(x, t), like x, by automatic differentiation; differentiable itself where gradients are on."""

@@ -77,7 +77,7 @@ class Flow(nn.Module):
 
     Couplings come in pairs: a random half of the coordinates moves the rest, then the rest moves it. linear: a learned
     matrix before each, which starts as a random rotation. width, dropout: of the couplings' networks. A first step,
-    (x − b) ⊙ exp −s for each coordinate, is set from data by `standardise`. Raises ValueError for d < 2 or sizes below 1.
+    (x − b) ⊙ exp −s for each coordinate, is set from data by `standardise`. Raises ValueError for d < 2, sizes < 1.
     """
 
     def __init__(
@@ -96,8 +96,9 @@ class Flow(nn.Module):
         self.shift, self.log_scale = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
         chain: list[nn.Module] = []
         for layer in range(layers):
-            kept = torch.randperm(d) < d // 2 if layer % 2 == 0 else ~kept
-            chain += [Mixing(d)] * linear + [AffineCoupling(kept, width, dropout)]
+            if layer % 2 == 0:
+                half = torch.randperm(d) < d // 2
+            chain += [Mixing(d)] * linear + [AffineCoupling(~half if layer % 2 else half, width, dropout)]
         self.layers = nn.ModuleList(chain)
 
     @torch.no_grad()

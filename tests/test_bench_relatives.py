@@ -1,0 +1,69 @@
+"""The benchmark behind the chapter on the five relatives, at a size that takes seconds."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from minidiff import data, zoo
+from minidiff.bench import relatives
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    (tmp_path / "book" / "results").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    images, labels = data.digits("all")
+    parts = {"all": slice(70), "train": slice(1000, 1300), "test": slice(1400, 1480)}
+    monkeypatch.setattr(data, "digits", lambda split: (images[parts[split]], labels[parts[split]]))
+    monkeypatch.setattr(relatives, "STEPS", dict.fromkeys(relatives.STEPS, 2))
+    for name, value in (("SEEDS", (0, 1)), ("DRAWS", 1), ("CHAIN", 2), ("NOISE_LEVELS", 2), ("BITS_EVERY", 40)):
+        monkeypatch.setattr(relatives, name, value)
+    return tmp_path / "book" / "results" / "relatives.json"
+
+
+def test_the_table(small, capsys):
+    relatives.main([])
+    found = json.loads(small.read_text())["data"]
+    table = {row["family"]: row for row in found["table"]}
+    assert list(table) == list(relatives.MAKERS) and len(found["rows"]) == 2 * len(table)
+    assert table["training set"]["copy_rate"] == 1
+    assert table["training set"]["nearest"] == 0
+    assert all(row["copy_rate"] < 0.5 for name, row in table.items() if name not in ("training set", "neighbours"))
+    assert all(math.isfinite(row["frechet held-out"]) for row in table.values())
+    for name in ("training set", "neighbours", "GAN", "energy"):
+        assert table[name]["bits"] is None and table[name]["likelihood"] == "none"
+    # Two steps of training: worse than 17 equally likely levels is possible, below 1 bit is not.
+    assert all(table[name]["bits"] > 1 for name in ("PCA mixture", "VAE", "flow", "autoregressive"))
+    assert [table[name]["calls"] for name in ("GAN", "autoregressive", "energy")] == [1, 64, 5]
+    assert [table[f"diffusion, {n} calls"]["calls"] for n in (10, 35)] == [10, 35]
+    assert table["diffusion, 10 calls"]["bits"] < 4
+    capsys.readouterr()
+    relatives.main(["table"])  # nothing is trained a second time
+    assert not capsys.readouterr().out
+
+
+def test_a_row_is_the_same_again(small):
+    judge = zoo.load("digits-classifier")
+    first, second = (relatives.row("autoregressive", 1, judge) for _ in range(2))
+    for key in ("frechet held-out", "bits", "nearest"):
+        assert first[key] == second[key]
+
+
+def test_the_summary():
+    rows = [
+        {"family": "a", "likelihood": "none", "calls": 1, "parameters": 2, "bits": None}
+        | dict.fromkeys(("frechet held-out", "frechet all", "copy_rate", "nearest"), value)
+        | {"training seconds": 1.0, "sampling seconds": 2.0}
+        for value in (1.0, 2.0, 6.0)
+    ]
+    found = relatives.summary(rows)
+    assert found["nearest"] == 3
+    assert found["nearest spread"] == pytest.approx(float(torch.tensor([1.0, 2.0, 6.0]).std()))
+    assert found["bits"] is None and found["bits spread"] is None
+
+
+def test_unknown_stage():
+    with pytest.raises(ValueError, match="stages are"):
+        relatives.main(["all"])
