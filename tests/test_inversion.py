@@ -125,6 +125,8 @@ def test_inversion_refuses():
     D, x, T = mixture(RectifiedFlow()), normal(4, 2), times.uniform(4, end=0.1).flip(0)
     with pytest.raises(ValueError, match="must rise from the data to the noise"):
         invert(D, x, T.flip(0))
+    with pytest.raises(ValueError, match="must rise from the data to the noise"):
+        invert(D, x, T[:2].flip(0))
     with pytest.raises(ValueError, match="begin at a small t > 0"):
         invert(D, x, times.uniform(4).flip(0))
     with pytest.raises(ValueError, match="iterations must be at least 0"):

@@ -53,7 +53,8 @@ def test_picard_of_another_method(method):
 
 def test_a_window_of_one_is_the_sequential_method():
     D, x, T = begun(LinearVP(), 7)
-    *_, final = picard(D, x, T, window=1)
+    guess, *_, final = picard(D, x, T, window=1)
+    assert (guess.settled, guess.depth, guess.calls) == (0, 0, 0)
     assert (final.depth, final.calls) == (7, 7)
     assert torch.equal(final.path, path(ddim(D, x, T))) or torch.allclose(final.path, path(ddim(D, x, T)), atol=1e-13)
 

@@ -135,8 +135,10 @@ def test_any_number_of_steps_is_finite_or_refused(method, n, process):
         (dpmpp_3m, {"second_difference": "halved"}, "second_difference must be 'corrected' or 'released'"),
         (pndm, {"order": 5}, "order must be at most 4, got 5"),
         (unipc, {"order": 0}, "order must be"),
+        (unipc, {"order": 5}, "order must be at most 4, got 5"),
         (unipc, {"variant": "bh3"}, "variant must be 'bh1' or 'bh2', got 'bh3'"),
         (deis, {"variable": "sigma"}, "variable must be among"),
+        (deis, {"order": 5}, "order must be at most 4, got 5"),
     ],
 )
 def test_bad_options(method, options, message):

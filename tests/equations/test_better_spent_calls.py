@@ -128,6 +128,23 @@ def test_budget(seed):
 
 
 @SEEDS
+@pytest.mark.equation("eq-calls-budget")
+def test_the_budget_is_spent_to_the_last(seed):
+    """Equality where x̂_0 is the exact denoiser of other data and π_T their law at T: then the paths differ no more."""
+    c, other = uniforms(seed, 2, low=0.4, high=2).tolist()
+    for length in (0.5, 4.0):
+        B = length / 2 * (NODES + 1)
+        signal, noise = torch.exp(-B), 1 - torch.exp(-B)
+        v, v_other = (signal * s**2 + noise for s in (c, other))
+        slopes = signal.sqrt() * c**2 / v, signal.sqrt() * other**2 / v_other  # D and x̂_0 are these times x
+        off = (slopes[0] - slopes[1]) ** 2 * v
+        area = (length / 2 * WEIGHTS * signal / noise**2 * off).sum()  # −dSNR/dB = e^{−B}/(1 − e^{−B})²
+        ends = (1 + (s**2 - 1) * math.exp(-length) for s in (c, other))
+        gap = kl_divergence(*(Normal(0.0, math.sqrt(s)) for s in ends))
+        equal(kl_divergence(Normal(0.0, c), Normal(0.0, other)), gap + area / 2, rtol=1e-5, atol=1e-6)
+
+
+@SEEDS
 @pytest.mark.equation("eq-calls-gap-rate")
 def test_gap_rate(seed):
     data, prior = Cloud(seed), prior_of(seed)
@@ -229,8 +246,20 @@ def test_contraction(seed):
     c, alpha, sigma, e = uniforms(seed, 4, low=0.2, high=1.5).tolist()
     theta = math.atan(sigma / (alpha * c))
 
-    def flow(x):  # dx/dλ-free: the flow of a Gaussian keeps x over the standard deviation
-        return x * c / math.sqrt(alpha**2 * c**2 + sigma**2)
+    def flow(x, steps=2000):
+        """dy/dr = (y − D)/r from y = x/α down to r = 0 (nearly), by Runge–Kutta in log r."""
+        y, log_r = x / alpha, math.log(sigma / alpha)
+        h = (-12 - log_r) / steps
+
+        def slope(log_r, y):
+            return y * (1 - c**2 / (c**2 + math.exp(2 * log_r)))
+
+        for _ in range(steps):
+            k1 = slope(log_r, y)
+            k2 = slope(log_r + h / 2, y + h / 2 * k1)
+            k3 = slope(log_r + h / 2, y + h / 2 * k2)
+            y, log_r = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(log_r + h, y + h * k3)), log_r + h
+        return y
 
     noise = 0.7
     x_true, x_guess = alpha * 0.4 + sigma * noise, alpha * (0.4 + e) + sigma * noise
@@ -333,6 +362,15 @@ def test_factorial(L):
             right = 1.3 * (math.exp(L) - sum(L**j / math.factorial(j) for j in range(k + 1)))
             assert left <= middle + 1e-12
             assert middle <= right + 1e-12
+    # Both are reached: the first where F adds L/N instead of taking it away, the second by many steps.
+    N = 40
+    path, f = [1.3] * (N + 1), 1 + L / N
+    for k in range(1, 8):
+        path = swept([lambda x: f * x] * N, [lambda x: x] * N, path)
+        middle = 1.3 * sum(math.comb(N, j) * (L / N) ** j for j in range(k + 1, N + 1))
+        equal(abs(1.3 * f**N - path[N]), middle)
+        many = sum(math.comb(10**7, j) * (L / 10**7) ** j for j in range(k + 1, 40))
+        equal(many, math.exp(L) - sum(L**j / math.factorial(j) for j in range(k + 1)), rtol=1e-4)
 
 
 @pytest.mark.equation("eq-calls-parareal-depth")
