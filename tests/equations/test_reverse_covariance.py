@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 from sides import F64, LINE, SEEDS, equal, gen, integral, normal
-from torch.func import jacrev, vmap
+from torch.func import jacrev
 
 from minidiff.analytic import GaussianMixture
 from minidiff.cld import CriticallyDamped, PhaseSpace, gddim
@@ -151,7 +151,7 @@ def test_divergence_from_a_gaussian_in_three_dimensions():
     C, m, mu = (
         root @ root.mT + torch.eye(3, dtype=F64),
         torch.randn(3, generator=gen(1), dtype=F64),
-        torch.zeros(3, dtype=F64),
+        torch.randn(3, generator=gen(3), dtype=F64),
     )
     q = torch.distributions.MultivariateNormal(m, C)
     v = torch.tensor(1.3, dtype=F64, requires_grad=True)
@@ -267,9 +267,20 @@ def test_bounds(seed):
     right = power * k.sigma_s**2 / (k.alpha_s**2 * power + k.sigma_s**2)
     equal(linear.min(), right, rtol=1e-6)
     assert float(k.error()) < right
-    v = float(k.least + k.ab(1.0)[1] ** 2 * k.error())
-    V_t, V_s = k.alpha_t**2 * power + k.sigma_t**2, k.alpha_s**2 * power + k.sigma_s**2
-    assert k.least < v < k.beta * V_t / V_s < (k.alpha_t / k.alpha_s) ** 2 * k.beta
+    # Gaussian data reach both: their error is the posterior's variance, by adding precisions
+    b, gaussian = k.ab(1.0)[1], 1 / (1 / power + k.alpha_s**2 / k.sigma_s**2)
+    equal(gaussian, right)
+
+    def bounds(power):
+        V_t, V_s = k.alpha_t**2 * power + k.sigma_t**2, k.alpha_s**2 * power + k.sigma_s**2
+        return k.least, k.beta * V_t / V_s, (k.alpha_t / k.alpha_s) ** 2 * k.beta
+
+    low, middle, high = bounds(power)
+    assert low < float(k.least + b**2 * k.error()) < middle < high
+    equal(k.least + b**2 * gaussian, middle)
+    equal(bounds(1e12)[1], high)
+    k.points = 1e-6 * k.points  # data of no spread reach the lower one
+    equal(k.least + b**2 * k.error(), low)
 
 
 @SEEDS
@@ -277,6 +288,7 @@ def test_bounds(seed):
 @pytest.mark.equation("eq-variance-conserved")
 def test_total_variance_is_conserved(seed, eta):
     k = Step(seed)
+    k.points = k.points + 0.4  # the data's mean is not 0
     a, b = k.ab(eta)
 
     def mean(x_0, eps):
@@ -285,7 +297,8 @@ def test_total_variance_is_conserved(seed, eta):
 
     spread = k.mean_over(lambda x_0, eps: mean(x_0, eps) ** 2) - k.mean_over(mean) ** 2
     v = eta**2 * k.least + b**2 * k.error()
-    equal(spread + v, k.alpha_t**2 * (k.shares * k.points**2).sum() + k.sigma_t**2, rtol=1e-8)
+    data = (k.shares * k.points**2).sum() - (k.shares * k.points).sum() ** 2
+    equal(spread + v, k.alpha_t**2 * data + k.sigma_t**2, rtol=1e-8)
 
 
 @SEEDS
@@ -333,34 +346,72 @@ def test_energies(seed):
     assert 0 <= float(error) <= min(k.sigma_s**2 / k.alpha_s**2, width**2 / 4)
 
 
+@SEEDS
+@pytest.mark.equation("eq-variance-range")
+def test_the_range_is_reached(seed):
+    """0 by data of no spread, w²/4 by two equal points where no signal is left, σ²/α² by data spread evenly."""
+    k = Step(seed)
+    k.points = 1e-6 * k.points
+    equal(k.error(), 0.0)
+    k = Step(seed)
+    k.alpha_s, k.shares, k.points = 1e-7, torch.tensor([0.5, 0.5], dtype=F64), torch.tensor([0.3, 1.7], dtype=F64)
+    equal(k.error(), (1.7 - 0.3) ** 2 / 4)
+    k = Step(seed)
+    k.points = torch.linspace(-60, 60, 2401, dtype=F64)
+    k.shares = torch.ones(2401, dtype=F64) / 2401
+    equal(k.uncertainty(0.3), k.sigma_s**2 / k.alpha_s**2)
+
+
 # It depends on where you stand
 
 
-def plane(process, seed=0):
+def clusters_of_the_plane(seed):
+    """The means and covariances of three clusters of equal shares."""
     g = gen(seed)
     root = 0.5 * torch.randn(3, 2, 2, generator=g, dtype=F64)
-    covariances = root @ root.mT + 0.05 * torch.eye(2)
-    return GaussianMixture(process, torch.ones(3), torch.randn(3, 2, generator=g, dtype=F64), covariances)
+    return torch.randn(3, 2, generator=g, dtype=F64), root @ root.mT + 0.05 * torch.eye(2)
+
+
+def plane(process, seed=0):
+    return GaussianMixture(process, torch.ones(3), *clusters_of_the_plane(seed))
 
 
 @SEEDS
+@pytest.mark.parametrize("eta", [0.0, 0.7, 1.0])
 @pytest.mark.equation("eq-variance-matrix")
-def test_matrix(seed):
-    """The covariance of the reverse step from the posterior of the mixture, sampled, against the Jacobian of D."""
-    D, eta = plane(LinearVP(), seed), 0.7
+def test_matrix(seed, eta):
+    """The left side in closed form, a mixture over the clusters; at η = 1 also by Bayes' rule with the forward step."""
+    D = plane(LinearVP(), seed)
     s, t = torch.tensor([0.4, 0.2], dtype=F64)
-    alpha_s, sigma_s, alpha_t, sigma_t = (float(f(u)) for u in (s, t) for f in (D.process.alpha, D.process.sigma))
-    least = sigma_t**2 * (1 - (alpha_s * sigma_t / alpha_t / sigma_s) ** 2)
-    b = alpha_t - math.sqrt(sigma_t**2 - eta**2 * least) / sigma_s * alpha_s
-    x = torch.randn(1, 2, generator=gen(seed + 9), dtype=F64)
-    # x_0 given x_s by importance: draws of the data weighted by N(x_s; α x_0, σ²).
-    x_0 = D.sample(200_000, gen(seed + 5))
-    w = (-(x - alpha_s * x_0).square().sum(1) / (2 * sigma_s**2)).softmax(0)
-    centred = x_0 - w @ x_0
-    left = eta**2 * least * torch.eye(2, dtype=F64) + b**2 * (centred.mT * w) @ centred
-    jacobian = vmap(jacrev(lambda y: D(y[None], s)[0]))(x)[0]
-    right = eta**2 * least * torch.eye(2, dtype=F64) + b**2 * sigma_s**2 / alpha_s * jacobian
-    equal(left, right, rtol=0, atol=6 * float(right.diagonal().max()) * float(w.square().sum().sqrt()))
+    k = Step(seed)
+    k.alpha_s, k.sigma_s, k.alpha_t, k.sigma_t = (
+        float(f(u)) for u in (s, t) for f in (D.process.alpha, D.process.sigma)
+    )
+    k.rho = (k.alpha_s * k.sigma_t / k.sigma_s / k.alpha_t) ** 2
+    k.beta, k.least = k.sigma_s**2 * (1 - k.rho), k.sigma_t**2 * (1 - k.rho)
+    a, b = k.ab(eta)
+    means, covariances = clusters_of_the_plane(seed)
+    unit = torch.eye(2, dtype=F64)
+    x = torch.randn(2, generator=gen(seed + 9), dtype=F64)
+    C_s = k.alpha_s**2 * covariances + k.sigma_s**2 * unit
+    shares = torch.distributions.MultivariateNormal(k.alpha_s * means, C_s).log_prob(x).softmax(0)
+    jacobian = jacrev(lambda y: D(y[None], s)[0])(x)
+    right = eta**2 * k.least * unit + b**2 * k.sigma_s**2 / k.alpha_s * jacobian
+
+    def whole(parts, spreads):
+        centred = parts - shares @ parts
+        return (shares[:, None, None] * (spreads + centred[:, :, None] * centred[:, None, :])).sum(0)
+
+    gain = k.alpha_s * covariances @ torch.linalg.inv(C_s)  # of x_0 given x_s and the cluster
+    places = means + ((x - k.alpha_s * means)[:, None] @ gain.mT)[:, 0]
+    inside = covariances - k.alpha_s * gain @ covariances
+    equal(whole(a * x + b * places, b**2 * inside + eta**2 * k.least * unit), right, rtol=1e-7)
+    if eta == 1:
+        C_t = k.alpha_t**2 * covariances + k.sigma_t**2 * unit
+        ratio = k.alpha_s / k.alpha_t
+        gain = ratio * C_t @ torch.linalg.inv(ratio**2 * C_t + k.beta * unit)
+        places = k.alpha_t * means + ((x - k.alpha_s * means)[:, None] @ gain.mT)[:, 0]
+        equal(whole(places, C_t - ratio * gain @ C_t), right, rtol=1e-7)
 
 
 def positive(seed, d=4):
