@@ -34,7 +34,7 @@ def step_factor(h):
 
 @pytest.mark.parametrize("steps", [1, 4, 64])
 def test_the_mean_decays_at_the_first_eigenvalue(steps):
-    """Each step multiplies the mean by E cos(√h r), and the product tends to e^{−v}; 60 000 walks, 4 standard errors."""
+    """Each step multiplies the mean by E cos(√h r), and the product tends to e^{−v}; 60 000 walks, 4 s.e."""
     v, n = 0.7, 60_000
     start = torch.tensor([[0.0, 0.6, 0.8]], dtype=torch.float64)
     x = sphere.walk(start.expand(n, -1), v, steps, torch.Generator().manual_seed(0))
