@@ -111,12 +111,12 @@ def test_the_sde_of_the_same_scores_ends_elsewhere(w):
     limit = s ** (4 * w) * S ** (4 - 4 * w) * ((S / s) ** (4 * w - 2) - 1) / ((2 * w - 1) * (S**2 - s**2))
     assert {0.0: 1.0, 1.0: 0.25, 3.0: 0.0666}.get(w, limit) == pytest.approx(limit, rel=1e-3)
     errors = []
-    for n in (100, 200, 400):
+    for n in (50, 100, 200):
         guided = cfg(Centred(process, s, S), torch.zeros(n + 7, dtype=F64), w)
         law = affine_law(lambda x, g, n=n, D=guided: last(ancestral(D, x, uniform(n), generator=g)), n - 1)
         errors.append(abs(law.variance(1.0) / limit - 1))
     assert errors[0] > 1.7 * errors[1] > 1.7**2 * errors[2]
-    assert errors[2] < 0.06
+    assert errors[2] < 0.11
 
 
 def test_no_diffusion_of_a_sharpened_density_has_this_score():
