@@ -79,7 +79,10 @@ def test_repaint_goes_back_up_by_the_forward_process():
 
 @pytest.mark.parametrize("seed", range(2))
 def test_repeats_bring_repaint_to_the_posterior(seed):
-    """Correlation 0.9, measured 2: the mean should be 1.8 and the variance 0.19; 8000 samples, scatter ≤ 0.01."""
+    """Correlation 0.9, measured 2: the mean of the other pixel should be 1.8; 8000 samples, standard error 0.006.
+
+    Without correlation it is what `ancestral` makes of the prior in as many steps.
+    """
     n, T = 8000, times.log_snr(VP, 20, r_max=80.0, r_min=0.01, zero=True)
     y, x = torch.full((n, 1), 2.0, dtype=F64), rand(n, 2, seed=seed)
 
@@ -87,10 +90,9 @@ def test_repeats_bring_repaint_to_the_posterior(seed):
         made = last(repaint(pair(correlation), x, T, MASK, y, repeats=repeats, generator=gen(seed + 5)))[:, 1]
         return float(made.mean()), float(made.var())
 
-    once, often = law(0.9, 1), law(0.9, 20)
-    assert abs(once[0] - 1.8) > 0.15
-    assert abs(often[0] - 1.8) < 0.5 * abs(once[0] - 1.8)
-    assert abs(often[1] - 0.19) < abs(once[1] - 0.19)
+    once, often = law(0.9, 1)[0], law(0.9, 20)[0]
+    assert abs(once - 1.8) > 0.5
+    assert abs(often - 1.8) < 0.1
     mean, variance = law(0.0, 1)
     assert abs(mean) < 5 / n**0.5
     assert abs(variance - float(last(ancestral(pair(0.0), x, T, generator=gen(3)))[:, 1].var())) < 0.1
