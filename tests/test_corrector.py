@@ -170,6 +170,15 @@ def test_the_ends_are_one_chain_without_weights(w):
         assert found.resampled.sum() == 0
 
 
+def test_the_step_to_the_data_is_guided_by_w():
+    """From t = 1 to σ = 0 in one step, x is x̂_0 under w whatever moves the particles, and has no weight."""
+    guided = autoguidance(gaussian(RectifiedFlow(), 0.8, 0.5), gaussian(RectifiedFlow(), 0.0, 1.0), 2.5)
+    x = torch.randn(2, 4, 1, generator=gen(), dtype=F64)
+    made = corrected(guided, x, times.uniform(1), moved_by=1.0, generator=gen(1))
+    torch.testing.assert_close(made.x, torch.full_like(x, 2.5 * 0.8))
+    assert made.log_weights.abs().max() == 0
+
+
 def test_two_calls_a_step_and_systems_of_their_own():
     process, grid = LinearVP(), times.uniform(7)
     D1, D0 = CountCalls(gaussian(process, 0.3, 0.6)), CountCalls(gaussian(process, 0.0, 1.0))

@@ -253,6 +253,7 @@ def test_the_interval_is_open_below_and_closed_above():
     both = autoguidance(D1, D0, w, (r[3], r[1]))
     assert both.scale(x, times).tolist() == [1.0, 2.0, 5.0, 1.0]
     assert both.scale(x, times[1]).tolist() == w.tolist()
+    assert autoguidance(D1, D0, 0.3, (r[3], r[1])).scale(x, times).tolist() == [1.0, 0.3, 0.3, 1.0]  # not float32's
 
 
 def test_an_interval_over_all_noise_is_none():

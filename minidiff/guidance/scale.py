@@ -78,7 +78,7 @@ class Guided(Combined):
         inside = (r > self.interval[0]) & (r <= self.interval[1])
         if inside.ndim == 0:
             return self.w if inside else 1.0
-        return torch.where(inside, self.w.to(inside.device) if isinstance(self.w, Tensor) else self.w, 1.0)
+        return torch.where(inside, torch.as_tensor(self.w, dtype=torch.float64, device=inside.device), 1.0)
 
 
 def cfg(
