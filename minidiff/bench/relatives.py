@@ -41,6 +41,7 @@ STEPS = {"VAE": 1500, "GAN": 2000, "flow": 1000, "autoregressive": 600, "energy"
 DRAWS = 64  # of the VAE's importance-weighted bound
 CHAIN = 20  # Langevin steps at each noise level of the energy
 NOISE_LEVELS = 10
+LEAST_NOISE = 2.3  # λ of the last level, where σ/α is 0.1: most of a grey level
 BITS_EVERY = 4  # the flow of diffusion is integrated for each fourth held-out digit
 
 
@@ -107,8 +108,7 @@ def mixture(seed: int) -> Trained:
 def vae(seed: int) -> Trained:
     """A VAE; its likelihood by the importance-weighted bound."""
     generator = torch.Generator().manual_seed(seed + 100)
-    with train.seeded(seed):
-        model = VAE()
+    model = VAE()
 
     def loss(x: Tensor) -> Tensor:
         parts = model(x, standard_normal((len(x), model.latent), generator))
@@ -124,8 +124,7 @@ def vae(seed: int) -> Trained:
 
 def gan(seed: int) -> Trained:
     """A relativistic GAN with both gradient penalties; the average of the generator's weights."""
-    with train.seeded(seed):
-        model = GAN(relativistic=True)
+    model = GAN(relativistic=True)
     ema = train.EMA(model, max(0.9, 1 - 10 / STEPS["GAN"]))
 
     def pairs(of: int) -> Any:  # noqa: ANN401
@@ -143,8 +142,7 @@ def gan(seed: int) -> Trained:
 def flow(seed: int) -> Trained:
     """Affine couplings on dequantised digits."""
     generator = torch.Generator().manual_seed(seed + 100)
-    with train.seeded(seed):
-        model = Flow(dropout=0.1)
+    model = Flow(dropout=0.1)
     model.standardise(likelihood.dequantise(data.digits("train")[0], LEVELS, generator))
 
     def loss(x: Tensor) -> Tensor:
@@ -156,8 +154,7 @@ def flow(seed: int) -> Trained:
 
 def autoregressive(seed: int) -> Trained:
     """MADE, pixel after pixel."""
-    with train.seeded(seed):
-        model = Autoregressive(width=1024, dropout=0.2)
+    model = Autoregressive(width=1024, dropout=0.2)
     fitted = _fit(model, lambda x: -model.log_prob(x), _digits(seed), STEPS["autoregressive"], 2e-3)
 
     def bits(x: Tensor) -> Tensor:
@@ -169,12 +166,9 @@ def autoregressive(seed: int) -> Trained:
 def energy(seed: int) -> Trained:
     """An energy at every noise level, trained by denoising; samples by Langevin on the recovery conditionals."""
     process = LinearVP()
-    with train.seeded(seed):
-        model = Energy(process, (1, 8, 8), 256, 0.54)
-    last_time = process.time(torch.tensor(2.3, dtype=torch.float64))
-    lam = torch.linspace(float(process.lam(torch.ones((), dtype=torch.float64))), 2.3, NOISE_LEVELS + 1)
-    grid = process.time(lam.double()).clamp(float(last_time), 1.0)
-    grid[0] = 1.0
+    model = Energy(process, (1, 8, 8), 256, 0.54)
+    one = torch.ones((), dtype=torch.float64)
+    grid = process.time(torch.linspace(float(process.lam(one)), LEAST_NOISE, NOISE_LEVELS + 1, dtype=torch.float64))
     stream = train.noised(_digits(seed), times.uniform_density(), seed + 100)
     fitted = _fit(model, lambda x0, t, eps: denoising_loss(model, x0, t, eps), stream, STEPS["energy"], 2e-3)
     calls = NOISE_LEVELS * CHAIN + 1
@@ -225,7 +219,7 @@ MAKERS: dict[str, Callable[[int], Trained]] = {
 def row(family: str, seed: int, judge: nn.Module) -> dict[str, Any]:
     """One training and all that is measured of it."""
     digits, training, test = (data.digits(split)[0] for split in ("all", "train", "test"))
-    with metrics.Timer() as training_time:
+    with train.seeded(seed), metrics.Timer() as training_time:  # seeded: weights at the start, and dropout
         made = MAKERS[family](seed)
     with torch.no_grad():
         with metrics.Timer() as sampling_time:

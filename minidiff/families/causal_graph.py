@@ -65,8 +65,8 @@ def fit_graph(u: Tensor, threshold: float = 0.2) -> Tensor:
 
     Given all that came before it in causal order, a source has the least variance left, that of the noise, and every
     other variable more: so the order is found one by one, and the weights are regressions on it. Those below
-    `threshold` in size are dropped, the others fitted anew. Noises of different variances can turn arrows round. Raises ValueError
-    unless N > n. Source: Chen, Drton & Wang 2019, algorithm 1 (top-down).
+    `threshold` in size are dropped, the others fitted anew. Noises of different variances can turn arrows round.
+    Raises ValueError unless N > n. Source: Chen, Drton & Wang 2019, algorithm 1 (top-down).
     """
     arguments.finite("u", u)
     arguments.real("threshold", threshold, 0.0)

@@ -42,7 +42,7 @@ def nce_loss(data: Tensor, noise: Tensor) -> Tensor:
 
 
 class Energy(nn.Module):
-    """E(x, t) = |x|²/2q_t + net(4 x/√q_t, θ_t), q_t = α² σ_data² + σ², for x (B, *shape): a network on top of a Gaussian.
+    """E(x, t) = |x|²/2q_t + net(4 x/√q_t, θ_t), q_t = α² σ_data² + σ², for x (B, *shape): a network on a Gaussian.
 
     θ_t = arctan(σ/(α σ_data)) tells the network the noise and is finite at both ends. It is a denoiser, with `process`,
     `sigma_data` and `coupled`. Raises ValueError for a width below 1 or sigma_data ≤ 0.
