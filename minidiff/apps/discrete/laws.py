@@ -38,9 +38,9 @@ def total_variation(p: Tensor, q: Tensor) -> float:
 
 
 def order_agnostic_bound(D: DiscreteDenoiser, x0: Tensor, vocabulary: int) -> Tensor:
-    r"""The mean over all orders of Σ_j −log p(x^{o_j} | x^{o_1}, …, x^{o_{j−1}}), summed over all 2^L masks; (B,) nats.
+    """The mean over all orders of Σ_j −log p(x^{o_j} | x^{o_1}, …, x^{o_{j−1}}), summed over all 2^L masks; (B,) nats.
 
-    $\sum_{M} \frac{1}{k\binom{L}{k}} \sum_{i\in M} -\log p(x_0^i \mid x_0^{\setminus M})$ with k = |M|, which is also
+    Σ_M 1/(k C(L, k)) Σ_{i∈M} −log p(x_0^i | x_0 without M) with k = |M|, which is also
     ∫_0^1 (1/m) E Σ_masked −log p dm, the bound of masked diffusion in continuous time, since
     ∫ m^{k−1} (1 − m)^{L−k} dm = 1/(k C(L, k)). With exact conditionals every order gives −log p(x_0).
     Source: Hoogeboom et al. 2022; Shi et al. 2024; Sahoo et al. 2024.
