@@ -284,6 +284,18 @@ def test_tmpd_by_rows_is_its_formula():
     torch.testing.assert_close(TMPD(prior, ROWS, y, 0.3, covariance="rows")(x, HALF), expected)
 
 
+def test_tmpd_by_rows_takes_a_negative_sum_for_nothing():
+    """Coordinates so opposed that one row of the covariance sums to less than 0: there s² alone is left."""
+    covariance = torch.tensor([[0.2, -0.4], [-0.4, 1.0]], dtype=F64)
+    prior, x, y, A = Gaussian(LinearVP(), rand(2), covariance), rand(4, 2), rand(4, 2, seed=3), Matrix(torch.eye(2))
+    early = torch.tensor(0.9, dtype=F64)
+    C = prior.covariance(x, early)
+    assert float(C[0, 0].sum()) < -0.1
+    step = (y - prior(x, early)) / torch.stack([torch.tensor(0.09), C[0, 1].sum() + 0.09])
+    expected = prior(x, early) + step @ C[0]
+    torch.testing.assert_close(TMPD(prior, A, y, 0.3, covariance="rows")(x, early), expected, rtol=1e-6, atol=1e-6)
+
+
 GUIDED = {
     "DPS": (DPS, 1),
     "PiGDM": (PiGDM, 1),
