@@ -116,7 +116,7 @@ def test_calibration_finds_the_angle_whose_paths_are_best():
 def test_calibration_refuses_what_it_cannot_use():
     D = Gaussian(EDM(), torch.zeros(2), std=0.5)
     x = torch.zeros(3, 2)
-    with pytest.raises(ValueError, match="got 0 angles and 5 calls"):
+    with pytest.raises(ValueError, match="got 0 angles and 4 calls"):
         calibrated_angle(D, x, x, [])
     with pytest.raises(ValueError, match="got 1 angles and 0 calls"):
         calibrated_angle(D, x, x, [Angle(1.0, 0.8)], calls=())

@@ -15,8 +15,8 @@ from minidiff.samplers.default import sample
 
 CALLS = (4, 5, 6, 8)
 POWERS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-FACTORS = tuple(2 ** (j / 4) for j in range(-8, 29))  # of the root mean square: from ¼ to 128
-MIDDLES = tuple(2 ** (-j / 4) for j in range(9))  # of the scale: from 1 down to ¼
+FACTORS = tuple(2 ** (j / 2) for j in range(-4, 15))  # of the root mean square: from ¼ to 128
+MIDDLES = tuple(2 ** (-j / 2) for j in range(5))  # of the scale: from 1 down to ¼
 
 
 class Axes:
