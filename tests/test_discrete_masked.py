@@ -233,7 +233,7 @@ def test_confident_order_reveals_the_surest_token_first():
 
 
 def test_confident_order_sharpens():
-    """Most confident first moves mass to the mode beyond the joint law, although every conditional is exact."""
+    """Most confident first is biased although every conditional is exact: on this table towards the mode."""
     table, n = random_table(5), 20_000
     random = torch.Generator().manual_seed(0)
     x = last(unmask(table.masked, torch.full((n, L), K), [1] * L, K, order="confident", generator=random))

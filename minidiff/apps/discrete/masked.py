@@ -112,7 +112,7 @@ def unmask(
     """Reveal counts[j] masked tokens at step j: at random places, or where the token just drawn is most probable.
 
     x (B, L) with the same number of masks in every row, which the counts sum to. One token a step in random order
-    samples the joint law when D is exact; the confident order (Chang et al. 2022, MaskGIT) sharpens it. State.t is the
+    samples the joint law when D is exact; the confident order (Chang et al. 2022, MaskGIT) does not. State.t is the
     share of tokens still masked. Raises ValueError for other counts, rows or order.
     """
     check_tokens("x", x, vocabulary + 1)
