@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
@@ -53,6 +54,43 @@ def check_denoiser(D: DenoiserLike) -> None:
             f"a denoiser is callable as D(x, t) and has process, sigma_data and coupled; {D!r} lacks "
             f"{', '.join(missing) or 'a call'}"
         )
+
+
+def check_angle(angle: Angle | Sequence[float]) -> Angle:
+    """angle as an `Angle`; raises TypeError or ValueError unless scale > 0, 0 < power ≤ 1, and middle > 0 or None."""
+    if not isinstance(angle, (tuple, list)) or len(angle) not in (2, 3):
+        raise TypeError(f"an angle is Angle(scale, power, middle) or a tuple of two or three of them, got {angle!r}")
+    angle = Angle(*angle)
+    arguments.real("the scale of angle", angle.scale, 1e-12)
+    arguments.real("the power of angle", angle.power, 1e-3, 1.0)
+    if angle.middle is not None:
+        arguments.real("the middle of angle", angle.middle, 1e-12)
+    return angle
+
+
+class Combined:
+    """The base of a denoiser made of others, of one process: `process`, `sigma_data` and `angle` are the first one's.
+
+    It is coupled if one of them is. A subclass adds the call. Raises TypeError for what is no denoiser, ValueError for
+    processes that differ.
+    """
+
+    process: Process
+    sigma_data: float
+    coupled: bool
+    angle: Angle | None
+
+    def __init__(self, *parts: DenoiserLike) -> None:
+        for part in parts:
+            check_denoiser(part)
+        first = parts[0]
+        for part in parts[1:]:
+            if part.process != first.process:
+                raise ValueError(f"the denoisers must share one process, got {first.process} and {part.process}")
+        self.process = first.process
+        self.sigma_data = first.sigma_data
+        self.coupled = any(part.coupled for part in parts)
+        self.angle = getattr(first, "angle", None)
 
 
 Coefficient = float | Tensor
@@ -223,18 +261,12 @@ class Denoiser(nn.Module):
         if coupled and predicts == "score":
             raise ValueError("under a coupling of x0 and eps the score is not −eps/σ: predict x0, eps, v or velocity")
         arguments.real("sigma_data", sigma_data, 1e-12)
-        if angle is not None:
-            angle = Angle(*angle)
-            arguments.real("the scale of angle", angle.scale, 1e-12)
-            arguments.real("the power of angle", angle.power, 1e-3, 1.0)
-            if angle.middle is not None:
-                arguments.real("the middle of angle", angle.middle, 1e-12)
         self.net = net
         self.process = process
         self.predicts = predicts
         self.sigma_data = sigma_data
         self.coupled = coupled
-        self.angle = angle
+        self.angle = None if angle is None else check_angle(angle)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x̂_0 of the shape of x (B, *D), in float32 or better; t () or (B,) in [0, 1]; y (B,) labels or None.
@@ -269,16 +301,13 @@ class Denoiser(nn.Module):
         return Given(self, y)
 
 
-class Given:
+class Given(Combined):
     """D(x, t | y) as a denoiser of (x, t) alone."""
 
     def __init__(self, denoiser: Denoiser, y: Tensor) -> None:
+        super().__init__(denoiser)
         self.denoiser = denoiser
         self.y = y
-        self.process = denoiser.process
-        self.sigma_data = denoiser.sigma_data
-        self.coupled = denoiser.coupled
-        self.angle = denoiser.angle
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """x̂_0 given y, the shape of x."""

@@ -300,6 +300,31 @@ def test_the_grid_of_sample_refuses(arguments, error):
         angle_grid(EDM(), *arguments)
 
 
+@pytest.mark.parametrize(
+    ("angle", "error", "message"),
+    [
+        ((0.0, 0.8, 1.0), ValueError, "scale of angle must"),
+        ((-1.0, 0.8, 1.0), ValueError, "scale of angle must"),
+        ((math.nan, 0.8, 1.0), ValueError, "scale of angle must"),
+        ((1.0, 0.0), ValueError, "power of angle must"),
+        ((1.0, 1.5, 1.0), ValueError, "power of angle must"),
+        ((1.0, 0.8, 0.0), ValueError, "middle of angle must"),
+        ((1.0, 0.8, math.inf), ValueError, "middle of angle must"),
+        ((1.0,), TypeError, "an angle is Angle"),
+        (0.8, TypeError, "an angle is Angle"),
+    ],
+)
+def test_sample_refuses_an_angle_of_the_call_and_one_of_the_denoiser(angle, error, message):
+    D, x = mixture(LinearVP()), noisy(LinearVP())
+    with pytest.raises(error, match=message):
+        sample(D, x, 4, angle)
+    wrapped = CountCalls(D)
+    wrapped.angle = angle
+    with pytest.raises(error, match=message):
+        sample(wrapped, x, 4)
+    assert wrapped.calls == 0
+
+
 @every_process
 def test_sample_approaches_the_exact_flow_to_sigma_zero(process):
     """One Gaussian, mean off centre: the flow to σ = 0 is known; where σ(0) > 0 the last stretch is extrapolated."""

@@ -4,7 +4,7 @@ Everything here maps denoisers to a denoiser x̂_0 of (x, t), which any sampler 
 unconditional, 1 conditional, above 1 sharper. No such x̂_0 is that of a sharpened density; `corrected` samples one.
 """
 
-from minidiff.guidance.combined import Combined, Conditional
+from minidiff.guidance.conditional import Conditional
 from minidiff.guidance.corrector import corrected
 from minidiff.guidance.gradient import ClassifierGuided, classifier
 from minidiff.guidance.projected import projected
@@ -15,7 +15,6 @@ from minidiff.guidance.scale import Guided, autoguidance, cfg, extrapolate
 
 __all__ = [
     "ClassifierGuided",
-    "Combined",
     "Conditional",
     "Guided",
     "PromptEmbedding",

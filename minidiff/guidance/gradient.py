@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.denoiser import DenoiserLike, marginal
-from minidiff.guidance.combined import Combined
+from minidiff.denoiser import Combined, DenoiserLike, marginal
 
 LogProb = Callable[[Tensor, Tensor], Tensor]
 

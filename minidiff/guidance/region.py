@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff import arguments
-from minidiff.denoiser import DenoiserLike
-from minidiff.guidance.combined import Combined
+from minidiff.denoiser import Combined, DenoiserLike
 
 
 class Regional(Combined):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.denoiser import DenoiserLike
-from minidiff.guidance.combined import Combined, Conditional
+from minidiff.denoiser import Combined, DenoiserLike
+from minidiff.guidance.conditional import Conditional
 
 Scale = float | Tensor
 Rule = Callable[[Tensor, Tensor, Scale], Tensor]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from minidiff.denoiser import DenoiserLike, check_denoiser
+from minidiff.denoiser import Combined, DenoiserLike, check_denoiser
 from minidiff.inverse.operators import LinearOperator, require_linear
-from minidiff.inverse.tweedie import Conditioned
 
 
-class DDNM(Conditioned):
+class DDNM(Combined):
     """A⁺ y + (I − A⁺ A) D(x, t), for y = A x_0 without noise: DDNM (Wang et al. 2023).
 
     A x̂_0 = y at every step (for y in the range of A), so that a sampler that ends at σ = 0 fits the measurement, to the
@@ -25,6 +24,7 @@ class DDNM(Conditioned):
         check_denoiser(D)
         require_linear(A, "DDNM")
         super().__init__(D)
+        self.D = D
         self.A, self.y = A, y
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.denoiser import DenoiserLike
+from minidiff.denoiser import Combined, DenoiserLike
 from minidiff.inverse.exact import Operator, gaussian_log_likelihood, residuals
-from minidiff.inverse.tweedie import Conditioned, check_prior, tweedie
+from minidiff.inverse.tweedie import check_prior, tweedie
 from minidiff.noise import Generators, standard_normal
 from minidiff.samplers.posterior import ancestral_steps
 from minidiff.samplers.state import Grid, State, begin, refuse_coupled
@@ -33,7 +33,7 @@ def at_prediction(
     return x0, value.detach(), product(gradient)
 
 
-class DPS(Conditioned):
+class DPS(Combined):
     """D(x, t) + (σ²/α) ∇_x log N(y; A(D(x, t)), s² I): diffusion posterior sampling (Chung et al. 2023).
 
     It replaces p(y | x_t) = E[p(y | x_0) | x_t] by p(y | E[x_0 | x_t]). By Jensen's inequality that is another number;
@@ -48,6 +48,7 @@ class DPS(Conditioned):
     def __init__(self, D: DenoiserLike, A: Operator, y: Tensor, s: float) -> None:
         check_prior(D, "DPS")
         super().__init__(D)
+        self.D = D
         self.log_likelihood = gaussian_log_likelihood(A, y, s)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.denoiser import DenoiserLike
+from minidiff.denoiser import Combined, DenoiserLike
 from minidiff.inverse.operators import GramFunction, LinearOperator, require_linear
-from minidiff.inverse.tweedie import Conditioned, check_prior, tweedie
+from minidiff.inverse.tweedie import check_prior, tweedie
 
 Variance = Callable[[Tensor], Tensor]
 
@@ -46,7 +46,7 @@ def averaged_log_likelihood(
     return log_likelihood
 
 
-class PiGDM(Conditioned):
+class PiGDM(Combined):
     """D(x, t) + (σ²/α) (∂D/∂x)ᵀ Aᵀ (ϱ² A Aᵀ + s² I)⁻¹ (y − A D(x, t)): ΠGDM (Song et al. 2023).
 
     The law of x_0 given x_t is taken for N(x̂_0, ϱ_t² I). The default ϱ² is `isotropic_variance`: for Gaussian data with
@@ -66,6 +66,7 @@ class PiGDM(Conditioned):
         require_linear(A, "PiGDM")
         arguments.real("s", s, 0.0)
         super().__init__(D)
+        self.D = D
         self.A, self.y, self.s = A, y, s
         self.variance = variance or isotropic_variance(D)
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.denoiser import DenoiserLike
+from minidiff.denoiser import Combined, DenoiserLike
 from minidiff.inverse.operators import LinearOperator, require_linear
-from minidiff.inverse.tweedie import Conditioned, check_prior, tweedie
+from minidiff.inverse.tweedie import check_prior, tweedie
 
 
-class TMPD(Conditioned):
+class TMPD(Combined):
     """D + C Aᵀ (A C Aᵀ + s² I)⁻¹ (y − A D), C = (σ²/α) ∂D/∂x: Tweedie moment projection (Boys et al. 2023).
 
     The law of x_0 given x_t is taken for the Gaussian with its true mean and covariance. For Gaussian data of any
@@ -41,6 +41,7 @@ class TMPD(Conditioned):
         if covariance not in ("full", "rows"):
             raise ValueError(f"covariance must be 'full' or 'rows', got {covariance!r}")
         super().__init__(D)
+        self.D = D
         self.A, self.y, self.s, self.covariance = A, y, s, covariance
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:

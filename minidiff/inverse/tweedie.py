@@ -50,18 +50,3 @@ def tweedie(D: DenoiserLike, x: Tensor, t: Tensor) -> tuple[Tensor, Callable[[Te
         return (sigma * sigma / alpha) * pulled
 
     return x0.detach(), product
-
-
-class Conditioned:
-    """A denoiser made of another: subclasses define the call; process, sigma_data, coupled and angle are forwarded."""
-
-    def __init__(self, D: DenoiserLike) -> None:
-        self.D = D
-        self.process = D.process
-        self.sigma_data = D.sigma_data
-        self.coupled = D.coupled
-        self.angle = getattr(D, "angle", None)
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """x̂_0 given the measurement, the shape of x."""
-        raise NotImplementedError(f"{type(self).__name__} must define its call")

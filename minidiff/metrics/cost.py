@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from minidiff.denoiser import DenoiserLike
+from minidiff.denoiser import Combined, DenoiserLike
 
 
-class CountCalls:
+class CountCalls(Combined):
     """A denoiser that counts its evaluations (NFE) in `calls`, and otherwise is the one it wraps."""
 
     def __init__(self, D: DenoiserLike) -> None:
+        super().__init__(D)
         self.D = D
-        self.process = D.process
-        self.sigma_data = D.sigma_data
-        self.coupled = D.coupled
-        self.angle = getattr(D, "angle", None)
         self.calls = 0
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.denoiser import Angle, DenoiserLike, check_denoiser
+from minidiff.denoiser import Angle, DenoiserLike, check_angle, check_denoiser
 from minidiff.process import Process
 from minidiff.samplers.exponential import solve
 from minidiff.samplers.state import begin, last
@@ -30,11 +30,11 @@ def sample(D: DenoiserLike, x: Tensor, nfe: int = 20, angle: Angle | None = None
     that one call returns D at t = 1 and two calls extrapolate a straight line.
 
     `angle` is that of the call, or D's own, or (σ_data, 0.8): data with a wide spectrum need another (`spectral_angle`,
-    `calibrated_angle`). Raises TypeError or ValueError unless x is a finite tensor (B, *D), D a denoiser, and nfe an
-    integer of at least 1.
+    `calibrated_angle`). Raises TypeError or ValueError unless x is a finite tensor (B, *D), D a denoiser, nfe an
+    integer of at least 1, and scale and middle of the angle are positive and its power in (0, 1].
     """
     check_denoiser(D)
-    scale, power, middle = angle or getattr(D, "angle", None) or Angle(D.sigma_data, POWER)
+    scale, power, middle = check_angle(angle or getattr(D, "angle", None) or Angle(D.sigma_data, POWER))
     grid = begin(D, x, angle_grid(D.process, nfe, scale if middle is None else middle, power))
     to_data = dataclasses.replace(grid, sigma=[*grid.sigma[:-1], 0.0], lam=[*grid.lam[:-1], math.inf])
     return last(solve(D, x, to_data, order=ORDER, variable="cos", corrector=True, collocate=False, scale=scale))
