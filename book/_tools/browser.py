@@ -132,7 +132,7 @@ class Tab:
         return None
 
     def picture(self, clip: dict[str, float] | None = None) -> bytes:
-        """A PNG of the whole page, in a window as high as the page, or of a rectangle that is in the window, in CSS pixels."""
+        """A PNG of the whole page, in a window as high as the page, or of a rectangle in the window, in CSS pixels."""
         if clip is not None:
             options = {"clip": {**clip, "scale": 1}, "captureBeyondViewport": False}
             return base64.b64decode(self.call("Page.captureScreenshot", **options)["data"])
