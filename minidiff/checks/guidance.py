@@ -24,7 +24,7 @@ def _gain(rate: Callable[[float], float], end: float = 3e3, steps: int = 1500) -
     return end * math.exp(total)
 
 
-def _rate(r: float, s: float, S: float, w: float) -> float:  # noqa: N803 - S as in the chapter
+def _rate(r: float, s: float, S: float, w: float) -> float:
     return w / (s**2 + r**2) + (1 - w) / (S**2 + r**2)
 
 
@@ -36,7 +36,7 @@ def what_guidance_samples(answer: Answer) -> None:
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
         s, tau, w = (uniform(generator, low, high) for low, high in ((0.3, 1), (0.5, 1.5), (1.2, 4)))
-        S = math.hypot(s, tau)  # noqa: N806
+        S = math.hypot(s, tau)
         for unguided, std, name in ((1.0, s, "w = 1 gives s in both"), (0.0, S, "w = 0 gives S in both")):
             got = pair(answer(s, tau, unguided), what)
             close(got[0], std, name)
@@ -62,7 +62,7 @@ def the_interval(answer: Answer) -> None:
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
         s, tau, w = (uniform(generator, low, high) for low, high in ((0.3, 1), (0.5, 1.5), (1.2, 4)))
-        S, low = math.hypot(s, tau), uniform(generator, 0.1, 0.5)  # noqa: N806
+        S, low = math.hypot(s, tau), uniform(generator, 0.1, 0.5)
         high = low * uniform(generator, 2, 5)
         close(answer(s, S, 1.0, low, high), s, "with w = 1 the std is s, whatever the interval")
         close(answer(s, S, w, low, low * (1 + 1e-12)), s, "an empty interval leaves s", rtol=1e-6)
