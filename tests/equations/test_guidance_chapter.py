@@ -12,10 +12,12 @@ import torch
 from sides import F64, LINE, SEEDS, equal, hermite, integral, normal, normals, numbers
 
 from minidiff.analytic import Gaussian
+from minidiff.bench.guidance import TaggedUNet, condition, halves
 from minidiff.conditional import LabelledMixture
 from minidiff.denoiser import predict
 from minidiff.guidance import PromptEmbedding, RegionLink, autoguidance, cfg, corrected, projected, regional, rescaled
-from minidiff.process import VE, LinearVP
+from minidiff.nets import UNet
+from minidiff.process import VE, LinearVP, RectifiedFlow
 from minidiff.samplers.posterior import ancestral_steps
 from minidiff.samplers.state import begin
 from minidiff.times import uniform
@@ -134,18 +136,17 @@ def test_the_classifier_inside(seed):
 @guides
 @pytest.mark.equation("eq-guide-lines")
 def test_the_line_in_other_predictions(seed, w):
-    a, b, a1, b1 = numbers(seed, 4)
-    x, one, zero = normals(seed, 3, 5)
-    guided = zero + w * (one - zero)
-
-    def eps(x0):
-        return (x - a * x0) / b
-
-    def velocity(x0):
-        return a1 * x0 + b1 * eps(x0)
-
-    for f in (eps, velocity):
-        equal(f(guided), f(zero) + w * (f(one) - f(zero)))
+    """Left: what the package makes of the guided x̂_0. Right: lines through ε̂ and û of the two, written out for
+    α = 1 − t and σ = t."""
+    process, t = RectifiedFlow(), torch.tensor(numbers(seed, 1, 0.2, 0.9)[0], dtype=F64)
+    x, m1, m0 = normals(seed, 3, 5)
+    parts = [Gaussian(process, m, std=s) for m, s in ((m1, 0.4), (m0, 1.1))]
+    guided = autoguidance(*parts, w)
+    one, zero = (D(x[None], t) for D in parts)
+    eps1, eps0 = ((x - (1 - t) * d) / t for d in (one, zero))
+    equal(predict(guided, x[None], t, "eps"), eps0 + w * (eps1 - eps0))
+    u1, u0 = eps1 - one, eps0 - zero
+    equal(predict(guided, x[None], t, "velocity"), u0 + w * (u1 - u0))
 
 
 @SEEDS
@@ -189,16 +190,14 @@ def test_the_product_of_gaussians(seed, w):
 @guides
 @pytest.mark.equation("eq-guide-equal")
 def test_equal_variances_move(seed, w):
-    """Both sides: the guided denoiser, and Bayes's rule by integration for the moved Gaussian."""
-    alpha, sigma, s = numbers(seed, 3, 0.3, 0.9)
+    """Left: the guided denoisers of the package. Right: Bayes's rule by integration for the moved Gaussian."""
+    s, at = numbers(seed, 2, 0.3, 0.9)
+    process, t = LinearVP(), torch.tensor(at, dtype=F64)
+    alpha, sigma = process.alpha(t), process.sigma(t)
     m1, m0 = numbers(seed + 7, 2, -1.0, 1.0)
-
-    def denoise(m):
-        p = normal(LINE, m, s**2) * normal(POINTS[:, None], alpha * LINE, sigma**2)
-        return integral(p * LINE) / integral(p)
-
-    left = denoise(m0) + w * (denoise(m1) - denoise(m0))
-    equal(left, denoise(m0 + w * (m1 - m0)), rtol=1e-6)
+    D1, D0 = (Gaussian(process, torch.tensor([m], dtype=F64), std=s) for m in (m1, m0))
+    p = normal(LINE, m0 + w * (m1 - m0), s**2) * normal(POINTS[:, None], alpha * LINE, sigma**2)
+    equal(autoguidance(D1, D0, w)(POINTS[:, None], t)[:, 0], integral(p * LINE) / integral(p), rtol=1e-6)
 
 
 @SEEDS
@@ -208,7 +207,8 @@ def test_the_whole_is_wider(seed):
     nodes, weights = hermite(20)
     x = tau * nodes[:, None] + s * nodes
     share = weights[:, None] * weights
-    equal(s**2 + tau**2, (share * x**2).sum() - (share * x).sum() ** 2)
+    equal((share * x).sum(), 0.0)
+    equal(s**2 + tau**2, (share * x**2).sum())
 
 
 @SEEDS
@@ -506,6 +506,8 @@ def test_paths_that_share_the_forward_chain(seed, w):
         return torch.einsum("k,jk,ij->ijk", last, *back)
 
     one, zero = reversed_paths(p1), reversed_paths(p0)
+    for chain, p in ((one, p1), (zero, p0)):
+        equal(chain, p[:, None, None] * steps[0][:, :, None] * steps[1])
     product = one**w * zero ** (1 - w)
     equal(product, (p1**w * p0 ** (1 - w))[:, None, None] * torch.einsum("ij,jk->ijk", *steps))
     equal(product.sum((1, 2)), p1**w * p0 ** (1 - w))
@@ -566,12 +568,13 @@ def test_the_rescaled_contrast(seed):
 @SEEDS
 @pytest.mark.equation("eq-guide-pythagoras")
 def test_the_length_of_the_projected(seed):
-    guided, x, t = guided_pair(seed)
+    w = numbers(seed, 1, 1.5, 5.0)[0]
+    guided, x, t = guided_pair(seed, w)
     one, zero = guided.positive(x, t), guided.negative(x, t)
-    delta = one - zero
-    across = torch.stack([d - (d @ v) / (v @ v) * v for d, v in zip(delta, one, strict=True)])
-    right = one.square().sum(1) + 9 * across.square().sum(1)
-    equal(projected(guided)(x, t).square().sum(1), right)
+    across = torch.stack([d - (d @ v) / (v @ v) * v for d, v in zip(one - zero, one, strict=True)])
+    made = projected(guided)(x, t)
+    equal(made.square().sum(1), one.square().sum(1) + (w - 1) ** 2 * across.square().sum(1))
+    equal(made, one + (w - 1) * across)
 
 
 @SEEDS
@@ -670,6 +673,28 @@ def test_a_linked_tag(seed):
             total = total + masks[i, row, column] * features[b, :, row, column]
             area = area + masks[i, row, column]
         torch.testing.assert_close(made[b, i], tags[b, i] + link.link.weight @ (total / area))
+
+
+@SEEDS
+@pytest.mark.parametrize(("link", "masked"), list(itertools.product((False, True), repeat=2)))
+@pytest.mark.equation("eq-guide-hears")
+def test_what_a_place_hears(seed, link, masked):
+    """Left: the network's map. Right: sums over the tags that may be heard, one place after the other."""
+    torch.manual_seed(seed)
+    net = TaggedUNet(UNet(1, 8, channels=8, classes=10), link, masked).double()
+    x, y = normals(seed, 2, 1, 8, 16), torch.tensor([[3, 7], [6, 1]])
+    masks = halves()[[0, 1]].double()
+    features = torch.nn.functional.silu(net.enter(torch.cat([x, net.place.double().expand(2, -1, -1, -1)], 1)))
+    tags = net.label.weight[y]
+    if link:
+        torch.nn.init.normal_(net.link.link.weight)
+        tags = net.link(tags, features, masks)
+    made = net.said(x, condition(y[:, 0], y[:, 1], torch.tensor([0, 1])))
+    for b, row, column in itertools.product(range(2), (0, 5), (0, 7, 8, 15)):
+        q = net.query.weight @ features[b, :, row, column] + net.query.bias
+        heard = [k for k in (0, 1) if masks[b, k, row, column] == 1 or not masked]
+        grown = [torch.exp(q @ (net.key.weight @ tags[b, k] + net.key.bias)) for k in heard]
+        equal(made[b, :, row, column], sum(g * tags[b, k] for g, k in zip(grown, heard, strict=True)) / sum(grown))
 
 
 def test_definitions_are_what_the_package_computes():
