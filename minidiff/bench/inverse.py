@@ -140,18 +140,22 @@ METHODS: dict[str, Draw] = {
 }
 
 
-def compared(task: str, name: str, prior: Empirical) -> dict[str, Any]:
+def compared(
+    task: str, name: str, prior: Empirical, samples: int | None = None, measured: int | None = None
+) -> dict[str, Any]:
     """Total variation between drawn and exact indices, mean over measurements, and its floor.
 
-    Samples count at the nearest data point. `off` is their root mean square distance from it, per pixel.
+    samples, measured: in place of SAMPLES and MEASURED. Samples count at the nearest data point. `off` is their root
+    mean square distance from it, per pixel.
     """
     A, s = operators()[task]
-    _, ys, _ = measurements(A, s, MEASURED)
+    samples, measured = samples or SAMPLES, measured or MEASURED
+    _, ys, _ = measurements(A, s, measured)
     found, floors, off, seconds = [], [], [], 0.0
     for i, y in enumerate(ys):
         generator = torch.Generator().manual_seed(10 + i)
-        x = torch.randn(SAMPLES, *SHAPE, generator=generator)
-        many = y.expand(SAMPLES, *y.shape).contiguous()
+        x = torch.randn(samples, *SHAPE, generator=generator)
+        many = y.expand(samples, *y.shape).contiguous()
         law = EmpiricalPosterior(prior, A, y[None], s).log_weights[0].exp()
         start = time.process_time()
         made, weights = METHODS[name](prior, x, A, many, s, generator)
@@ -159,15 +163,15 @@ def compared(task: str, name: str, prior: Empirical) -> dict[str, Any]:
         index = nearest_index(made, prior.data)
         shares = torch.zeros_like(law).index_add(0, index, weights)
         found.append(float(total_variation(shares / shares.sum(), law)))
-        floors.append(total_variation_floor(law, SAMPLES))
+        floors.append(total_variation_floor(law, samples))
         off.append(float((made - prior.data[index]).square().mean()))
     return {
         "task": task,
         "method": name,
-        "total_variation": sum(found) / MEASURED,
+        "total_variation": sum(found) / measured,
         "each": found,
-        "floor": sum(floors) / MEASURED,
-        "off": (sum(off) / MEASURED) ** 0.5,
+        "floor": sum(floors) / measured,
+        "off": (sum(off) / measured) ** 0.5,
         "cpu_seconds": seconds,
     }
 
