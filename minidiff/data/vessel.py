@@ -21,8 +21,8 @@ def vessel(u: Tensor) -> Tensor:
     """Draw the concepts u (B, 4) in the order of `CONCEPTS`: images (B, 1, 16, 16) in [−1, 1], edges softened.
 
     In pixels: the ball's radius is 2.3 + 0.6 u_0, the hole's height 5 + 1.1 u_1, the water's 11 + 1.3 u_2 and the
-    reach of the jet 4 + 1.1 u_3, each kept inside the picture, which is where draws of the model with weights `VESSEL`
-    and noise `NOISE` hardly ever leave it. Raises ValueError for another shape, NaN or infinity.
+    reach of the jet 4 + 1.1 u_3, each kept inside the picture, which draws of the model with weights `VESSEL` and noise
+    `NOISE` hardly ever leave. Raises ValueError for another shape, NaN or infinity.
     """
     finite("u", u)
     if u.ndim != 2 or u.shape[1] != len(CONCEPTS):
