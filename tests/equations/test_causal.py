@@ -435,8 +435,18 @@ def test_divergence_of_the_concepts(seed):
         total += float(m.C[j] @ m.mean - m.u[j]) ** 2
     right = total / (2 * m.kappa**2) - 3 / 2 - float(m.std.log().sum()) + 3 * math.log(m.kappa)
     equal(kl_divergence(m.q_z, m.p_z), right)
-    entropies = m.q_eps.entropy(), m.q_z.entropy()
-    equal(*entropies)  # the two entropies that def-causal-twice calls H
+
+
+@SEEDS
+@pytest.mark.equation("eq-causal-twice")
+def test_the_entropy_is_counted_twice(seed):
+    m = LinearModel(seed)
+    equal(m.q_eps.entropy(), m.q_z.entropy())
+    H = float((m.std.log() + math.log(2 * math.pi * math.e) / 2).sum())
+    of_noise = -(m.mean.square() + m.std.square()).sum() / 2 - 3 / 2 * math.log(2 * math.pi)  # E_q log p(ε)
+    squares = (m.q_z.mean - m.u).square().sum() + m.q_z.covariance_matrix.trace()
+    of_concepts = -squares / (2 * m.kappa**2) - 3 / 2 * math.log(2 * math.pi * m.kappa**2)
+    equal(kl_divergence(m.q_eps, m.p_eps) + kl_divergence(m.q_z, m.p_z), -2 * H - of_noise - of_concepts)
 
 
 @SEEDS
