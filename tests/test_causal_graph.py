@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from minidiff.families.causal_graph import acyclicity, fit_graph, intervene, linear_scm
+from minidiff.families.causal_graph import acyclicity, descend_graph, fit_graph, intervene, linear_scm
 
 F64 = torch.float64
 
@@ -106,6 +106,31 @@ def test_the_graph_is_found_again(seed):
     assert float(acyclicity(found)) == pytest.approx(0, abs=1e-12)
 
 
+def test_descent_ends_at_the_graph_that_sorting_finds():
+    """Equal noise, 4000 rows: nearly always the same arrows with the weights of regression; never a cycle."""
+    same = 0
+    for seed in range(10):
+        A = dag(4, seed)
+        u = linear_scm(A, torch.randn(4000, 4, generator=gen(seed), dtype=F64))
+        found, path = descend_graph(u)
+        assert path.shape == (5, 4, 4) and float(acyclicity(found)) == pytest.approx(0, abs=1e-12)
+        assert float(acyclicity(path[-1])) < float(acyclicity(path[0])) + 1e-9
+        if torch.equal(found != 0, A != 0):
+            same += 1
+            torch.testing.assert_close(found, fit_graph(u), rtol=0, atol=0.05)
+    assert same >= 7
+
+
+def test_descent_without_a_penalty_regresses_each_variable_on_all_others():
+    u = linear_scm(dag(3, 1), torch.randn(500, 3, generator=gen(2), dtype=F64))
+    _, path = descend_graph(u, penalties=(1e-12,))
+    centred = u - u.mean(0)
+    for j in range(3):
+        others = [i for i in range(3) if i != j]
+        weights = torch.linalg.lstsq(centred[:, others], centred[:, j]).solution
+        torch.testing.assert_close(path[0, others, j], weights, rtol=1e-4, atol=1e-5)
+
+
 def test_a_single_variable_has_no_cause():
     assert fit_graph(torch.randn(10, 1, generator=gen())).tolist() == [[0.0]]
 
@@ -126,6 +151,8 @@ def cycle():
         (lambda: intervene(cycle() * 0, torch.zeros(4, 3), {0: 1.0}), ValueError, r"z must have shape \(B, 2\)"),
         (lambda: intervene(cycle() * 0, torch.zeros(4, 2).long(), {0: 1.0}), TypeError, "floating-point"),
         (lambda: fit_graph(torch.zeros(2, 2)), ValueError, "N > n"),
+        (lambda: descend_graph(torch.zeros(3, 2), penalties=(0.0,)), ValueError, "a penalty must be"),
+        (lambda: descend_graph(torch.zeros(2, 2)), ValueError, "N > n"),
         (lambda: fit_graph(torch.zeros(3, 2), threshold=math.nan), ValueError, "threshold must be"),
     ],
 )

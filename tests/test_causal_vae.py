@@ -42,6 +42,44 @@ def test_the_divergence_of_the_concepts(A):
         torch.testing.assert_close(of.concept_kl(mean, std, u)[row].detach(), kl_divergence(q, p))
 
 
+def test_the_divergences_of_an_encoder_of_concepts():
+    """q(z | x) diagonal, so that q(ε | x) has the covariance (I − Aᵀ) diag s² (I − A)."""
+    of = model(encodes="concepts").double()
+    mean, std, u = torch.randn(3, 5, 3, generator=gen(), dtype=torch.float64).unbind(0)
+    std = (std / 2).exp()
+    eye = torch.eye(3, dtype=torch.float64)
+    R = eye - of.A.detach().mT
+    for row in range(5):
+        q = MultivariateNormal(mean[row], torch.diag(std[row] ** 2))
+        noise = MultivariateNormal(R @ mean[row], R @ torch.diag(std[row] ** 2) @ R.mT)
+        own = kl_divergence(q, MultivariateNormal(u[row], 0.4**2 * eye))
+        torch.testing.assert_close(of.concept_kl(mean, std, u)[row].detach(), own)
+        of_noise = kl_divergence(noise, MultivariateNormal(torch.zeros(3, dtype=torch.float64), eye))
+        torch.testing.assert_close(of.noise_kl(mean, std)[row].detach(), of_noise)
+
+
+@pytest.mark.parametrize("encodes", ["noise", "concepts"])
+def test_the_loss_term_by_term(encodes):
+    of, x, u = model(encodes=encodes), images(6), torch.randn(6, 3, generator=gen(1))
+    noise = torch.randn(6, 3, generator=gen(2))
+    with torch.no_grad():
+        mean, std = of.vae.encode(x)
+        drawn = mean + std * noise
+        eps, z = (drawn, linear_scm(CHAIN, drawn)) if encodes == "noise" else (drawn - drawn @ CHAIN, drawn)
+        made = of.masked(z, eps, CHAIN)
+        parts = of.noise_kl(mean, std) + of.concept_kl(mean, std, u) - of.vae.log_likelihood(x, made)
+        squares = 3 * (u - u @ CHAIN).square().sum(1) + (z - made).square().sum(1)
+        torch.testing.assert_close(of.loss(x, u, noise, labels=3.0), parts + squares)
+
+
+@pytest.mark.parametrize("variable", range(3))
+def test_an_encoder_of_concepts_moves_descendants_alone(variable):
+    of, x = model(encodes="concepts"), images(7)
+    as_is, after = of.counterfactual(x, {}), of.counterfactual(x, {variable: 1.7})
+    for j in range(3):
+        assert torch.equal(after[:, j], as_is[:, j]) == (j < variable)
+
+
 def test_without_arrows_it_is_a_vae_with_a_conditional_prior():
     """A = 0, g = 0: z = ε, the concepts' divergence that of diagonal Gaussians, and the likelihood the plain one."""
     of, x, u = model(torch.zeros(3, 3)), images(6), torch.randn(6, 3, generator=gen(1))
@@ -132,6 +170,7 @@ def test_it_learns_that_one_concept_causes_another():
     ("call", "error", "message"),
     [
         (lambda: CausalVAE(0), ValueError, "latent must be at least 1"),
+        (lambda: CausalVAE(2, encodes="pixels"), ValueError, "encodes must be 'noise' or 'concepts', got 'pixels'"),
         (lambda: CausalVAE(2, spread=0.0), ValueError, "spread must be"),
         (lambda: CausalVAE(2, spread=math.nan), ValueError, "spread must be"),
         (lambda: model().loss(images(2), torch.zeros(2, 2), torch.zeros(2, 3)), ValueError, r"u must have shape"),
