@@ -1,4 +1,4 @@
-"""When a model copies: own weights, collapse, the two time scales of training, agreement of twins.
+"""When a model copies: own weights, information and collapse, kernels, and the time scales of training.
 
 Noise is measured by r = σ/α, and noisy data are y = x_0 + r ε: those of every process, divided by α.
 """
@@ -77,36 +77,45 @@ def relu_kernel(a: Tensor, b: Tensor) -> Tensor:
     return lengths * (angle.sin() + (math.pi - angle) * cos) / (2 * math.pi)
 
 
-class TimeScales(NamedTuple):
-    """The step of the best held-out loss, and the first at which copies reach a threshold (∞ if they never do)."""
+def first_reached(steps: Tensor, values: Tensor, level: float) -> float:
+    """The step at which values, measured at `steps`, first reach a level, from above or from below; ∞ if never.
 
-    generalisation: float
-    memorisation: float
-
-
-def time_scales(steps: Tensor, held_out: Tensor, copies: Tensor, threshold: float = 0.1) -> TimeScales:
-    """The two times of a training from what was measured at `steps`; all (k,), steps positive and increasing.
-
-    The first is the step with the least held-out loss. The second is where the copy rate first reaches the threshold,
-    interpolated in log step between the mark before and the mark after. Raises ValueError for other shapes, steps that
-    do not increase, or a threshold outside (0, 1].
+    Linear in log step between the mark before and the mark after; steps[0] if the first value is at the level. Both
+    (k,), steps positive and increasing. Raises ValueError for others.
     """
-    for name, values in (("steps", steps), ("held_out", held_out), ("copies", copies)):
-        arguments.finite(name, values)
-        if values.shape != steps.shape or values.ndim != 1 or not len(values):
-            raise ValueError(f"{name} must have one shape (k,) with the steps, got {tuple(values.shape)}")
+    for name, tensor in (("steps", steps), ("values", values)):
+        arguments.finite(name, tensor)
+        if tensor.shape != steps.shape or tensor.ndim != 1 or not len(tensor):
+            raise ValueError(f"{name} must have one shape (k,) with the steps, got {tuple(tensor.shape)}")
     if float(steps[0]) <= 0 or bool((steps.diff() <= 0).any()):
         raise ValueError(f"steps must be positive and increase, got {steps.tolist()}")
-    arguments.real("threshold", threshold, 1e-12, 1.0)
-    best = float(steps[held_out.argmin()])
-    reached = (copies >= threshold).nonzero()
-    if not len(reached):
-        return TimeScales(best, math.inf)
-    k = int(reached[0])
+    arguments.real("level", level)
+    below = values < level if values[0] < level else values > level
+    if bool(below.all()):
+        return math.inf
+    k = int(below.long().argmin())
     if k == 0:
-        return TimeScales(best, float(steps[0]))
-    share = float((threshold - copies[k - 1]) / (copies[k] - copies[k - 1]))
-    return TimeScales(best, float(steps[k - 1]) ** (1 - share) * float(steps[k]) ** share)
+        return float(steps[0])
+    share = float((level - values[k - 1]) / (values[k] - values[k - 1]))
+    return float(steps[k - 1]) ** (1 - share) * float(steps[k]) ** share
+
+
+class TimeScales(NamedTuple):
+    """When a level of the held-out loss is reached, when that loss is best, when copies reach a share; ∞ for never."""
+
+    learned: float
+    best: float
+    copying: float
+
+
+def time_scales(steps: Tensor, held_out: Tensor, copies: Tensor, level: float, threshold: float = 0.1) -> TimeScales:
+    """The times of a training from held-out loss and copy rate measured at `steps`; all (k,).
+
+    The first and the last are `first_reached` for level and threshold, the second is one of the steps. Raises
+    ValueError as `first_reached` does.
+    """
+    learned = first_reached(steps, held_out, level)
+    return TimeScales(learned, float(steps[held_out.argmin()]), first_reached(steps, copies, threshold))
 
 
 def _variances(variances: Tensor) -> None:

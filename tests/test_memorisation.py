@@ -70,15 +70,23 @@ def test_rectified_kernel_is_the_mean_over_features():
     assert (memorisation.relu_kernel(a, 0 * b) == 0).all()
 
 
+STEPS = torch.tensor([100.0, 200.0, 400.0, 800.0], dtype=F64)
+HELD_OUT = torch.tensor([3.0, 1.0, 2.0, 4.0], dtype=F64)
+COPIES = torch.tensor([0.0, 0.0, 0.05, 0.15], dtype=F64)
+
+
 def test_time_scales_of_a_made_up_training():
-    steps = torch.tensor([100.0, 200.0, 400.0, 800.0], dtype=F64)
-    held_out = torch.tensor([3.0, 1.0, 2.0, 4.0], dtype=F64)
-    copies = torch.tensor([0.0, 0.0, 0.05, 0.15], dtype=F64)
-    scales = memorisation.time_scales(steps, held_out, copies)
-    assert scales.generalisation == 200
-    assert scales.memorisation == pytest.approx(400 * 2**0.5)  # half-way in log step
-    assert memorisation.time_scales(steps, held_out, copies, 0.2).memorisation == math.inf
-    assert memorisation.time_scales(steps, held_out, copies + 0.5).memorisation == 100
+    scales = memorisation.time_scales(STEPS, HELD_OUT, COPIES, level=2.0)
+    assert scales.best == 200
+    assert scales.learned == pytest.approx(100 * 2**0.5)  # half-way in log step
+    assert scales.copying == pytest.approx(400 * 2**0.5)
+    assert memorisation.time_scales(STEPS, HELD_OUT, COPIES, 0.5, 0.2) == (math.inf, 200, math.inf)
+
+
+def test_first_reached_at_the_ends():
+    assert memorisation.first_reached(STEPS, COPIES, 0.0) == 100
+    assert memorisation.first_reached(STEPS, COPIES, 0.15) == pytest.approx(800)
+    assert memorisation.first_reached(STEPS, -COPIES, -0.05) == pytest.approx(400)
 
 
 def test_arguments_are_checked():
@@ -95,9 +103,9 @@ def test_arguments_are_checked():
         memorisation.own_log_weights(torch.ones(3, 2), 1.0, torch.ones(2, 2))
     with pytest.raises(ValueError, match=r"a and b must be \(n, d\) and \(m, d\)"):
         memorisation.relu_kernel(torch.ones(3, 2), torch.ones(3, 3))
-    with pytest.raises(ValueError, match="held_out must have one shape"):
-        memorisation.time_scales(steps, torch.ones(3), steps)
+    with pytest.raises(ValueError, match="values must have one shape"):
+        memorisation.first_reached(steps, torch.ones(3), 1.0)
     with pytest.raises(ValueError, match="steps must be positive and increase"):
-        memorisation.time_scales(steps.flip(0), steps, steps)
-    with pytest.raises(ValueError, match="threshold must be"):
-        memorisation.time_scales(steps, steps, steps, 0.0)
+        memorisation.first_reached(steps.flip(0), steps, 1.0)
+    with pytest.raises(ValueError, match="level must be"):
+        memorisation.first_reached(steps, steps, math.nan)

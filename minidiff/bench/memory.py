@@ -167,7 +167,7 @@ def unpacked(text: str) -> Tensor:
 
 
 def floors(sets: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """What needs no network, for each run: the least training loss there is, and held-out digits in place of samples."""
+    """What needs no network, for each run: the least training loss, and held-out digits in the place of samples."""
     held_out = data.digits("test")[0]
     found = []
     for (size, seed), images in zip(runs(), sets, strict=True):

@@ -1,7 +1,7 @@
 """Every equation of *Memorise or generalise*: both sides as printed, evaluated independently.
 
-Averages over noise and over training sets drawn from Gaussians are Gauss–Hermite quadratures, entropies are integrals on
-a line.
+Averages over noise and over training sets drawn from Gaussians are Gauss–Hermite quadratures, entropies are integrals
+on a line.
 """
 
 import itertools
