@@ -6,6 +6,7 @@ from torch import nn
 
 from minidiff import zoo
 from minidiff.bench import memory, results
+from minidiff.process import RectifiedFlow
 
 
 class Judge(nn.Module):
@@ -77,6 +78,21 @@ def test_pictures_survive_packing():
 def test_all_networks_see_the_same_times():
     t = memory.repeated(3)(12, torch.Generator().manual_seed(0))
     assert torch.equal(t[:4], t[4:8]) and torch.equal(t[:4], t[8:]) and len(set(t[:4].tolist())) == 4
+
+
+def test_late_times_are_asked_earlier():
+    asked = []
+
+    class Spy:
+        process, sigma_data, coupled = RectifiedFlow(), 1.0, False
+
+        def __call__(self, x, t):
+            asked.append(float(t))
+            return x
+
+    for t in (0.3, 0.98, 1.0):
+        memory.Seen(Spy())(torch.ones(1, 2), torch.tensor(t))
+    assert asked == pytest.approx([0.3, 0.98, 0.98])
 
 
 def test_arguments_are_refused(small):
