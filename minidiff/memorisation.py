@@ -65,7 +65,7 @@ def relu_kernel(a: Tensor, b: Tensor) -> Tensor:
 
     |a| |b| (sin θ + (π − θ) cos θ) / 2π with the angle θ between them: the kernel of infinitely many random features
     of a rectifier. Raises ValueError for other shapes.
-    Source: Cho and Saul 2009, equation (6) at n = 1, halved.
+    Source: Cho and Saul 2009, the arc-cosine kernel of degree 1, halved.
     """
     arguments.finite("a", a)
     arguments.finite("b", b)
