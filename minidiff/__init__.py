@@ -35,6 +35,8 @@ _MODULES = (
     "learned_schedule",
     "likelihood",
     "linear",
+    "local",
+    "memorisation",
     "metrics",
     "nets",
     "objectives",

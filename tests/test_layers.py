@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "minidiff"
 FLOORS = (
     {"arguments", "extras", "noise"},
     {"process", "times", "data", "nets"},
-    {"denoiser", "analytic", "clusters", "conditional", "linear", "sparse"},
+    {"denoiser", "analytic", "clusters", "conditional", "linear", "local", "memorisation", "sparse"},
     {
         "objectives",
         "samplers",

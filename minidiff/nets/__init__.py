@@ -3,7 +3,17 @@
 from minidiff.nets.classifier import Classifier
 from minidiff.nets.embed import Conditioning, time_features
 from minidiff.nets.mlp import MLP
+from minidiff.nets.stacked import Stacked
 from minidiff.nets.transformer import SetTransformer, TokenTransformer
 from minidiff.nets.unet import UNet
 
-__all__ = ["MLP", "Classifier", "Conditioning", "SetTransformer", "TokenTransformer", "UNet", "time_features"]
+__all__ = [
+    "MLP",
+    "Classifier",
+    "Conditioning",
+    "SetTransformer",
+    "Stacked",
+    "TokenTransformer",
+    "UNet",
+    "time_features",
+]
