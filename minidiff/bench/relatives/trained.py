@@ -32,15 +32,15 @@ from minidiff.zoo.measure import PART, generate
 
 BATCH = 128
 LEVELS = 17
-STEPS = {  # about 20 CPU-seconds each
-    "VAE": 2000,
-    "GAN": 2700,
-    "flow": 1100,
-    "autoregressive": 750,
-    "energy, NCE": 2500,
-    "energy, recovery": 800,
-    "energy, denoising": 2700,
-    "diffusion": 2500,
+STEPS = {  # about 40 CPU-seconds each
+    "VAE": 4500,
+    "GAN": 5000,
+    "flow": 2200,
+    "autoregressive": 1500,
+    "energy, NCE": 4500,
+    "energy, recovery": 1600,
+    "energy, denoising": 5400,
+    "diffusion": 5000,
 }
 COMPONENTS, AXES = 30, 30  # of the mixture of Gaussians
 DRAWS = 64  # of the VAE's importance-weighted bound
