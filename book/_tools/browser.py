@@ -132,9 +132,9 @@ class Tab:
         return None
 
     def picture(self, clip: dict[str, float] | None = None) -> bytes:
-        """A PNG of the whole page, in a window as high as the page, or of a rectangle of it in CSS pixels."""
+        """A PNG of the whole page, in a window as high as the page, or of a rectangle in the window, in CSS pixels."""
         if clip is not None:
-            options = {"clip": {**clip, "scale": 1}, "captureBeyondViewport": True}
+            options = {"clip": {**clip, "scale": 1}, "captureBeyondViewport": False}
             return base64.b64decode(self.call("Page.captureScreenshot", **options)["data"])
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         window = {"width": WIDTH, "height": int(size["height"]), "deviceScaleFactor": 1, "mobile": False}

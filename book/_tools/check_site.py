@@ -47,12 +47,15 @@ WIDE = """[...document.querySelectorAll('div.math')]
   .filter(e => [...e.querySelectorAll('mjx-container')].some(box => box.scrollWidth > box.clientWidth + 1))
   .map(e => e.id.replace('equation-', ''))"""
 COUNT = "document.querySelectorAll('.minidiff-slider, .minidiff-explorer').length"
-# Where a slider's picture is: the largest visible thing that is drawn, so that neither the knob nor a label counts.
+# Where a slider's picture is: the largest visible thing that is drawn, so that neither the knob nor a label counts. It
+# is scrolled into the window, where it is painted at once.
 PICTURE = """(() => {
   const slider = document.querySelectorAll('.minidiff-slider, .minidiff-explorer')[%d];
   for (let d = slider.closest('details'); d; d = d.parentElement.closest('details')) d.open = true;
-  const boxes = [...slider.querySelectorAll('img, svg, canvas')].map(e => e.getBoundingClientRect());
-  const box = boxes.sort((a, b) => b.width * b.height - a.width * a.height)[0];
+  const area = e => e.getBoundingClientRect().width * e.getBoundingClientRect().height;
+  const drawn = [...slider.querySelectorAll('img, svg, canvas')].sort((a, b) => area(b) - area(a))[0];
+  if (drawn) drawn.scrollIntoView({block: 'center', behavior: 'instant'});
+  const box = drawn && drawn.getBoundingClientRect();
   return box && box.width * box.height > 0
     ? {x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height} : null;
 })()"""
@@ -131,7 +134,8 @@ class Visit:
             if before is None:
                 yield f"slider {number + 1} shows no picture"
                 continue
-            for control in range(self.tab.evaluate(CONTROLS % number)):
+            # An explorer's range before its list: in the first column all rows may be the same, as with one call.
+            for control in reversed(range(self.tab.evaluate(CONTROLS % number))):
                 first = self.settled(before)
                 self.tab.evaluate(MOVE % (number, control))
                 after = self.moved(PICTURE % number, first)

@@ -2,9 +2,9 @@
 
 degrade(x_0, s) is any deterministic degradation of severity s, the identity at s = 0; a restorer R(x_s, s) guesses x_0.
 The naive sampler degrades the guess again, a little less. The improved one keeps x_s and adds the difference that one
-step makes to the guess. If the guess is exact both are. If degrade(x, s) = x + s e with one fixed e, the improved one
-returns x_0 exactly for *every* restorer, since then the difference does not depend on the guess. For a degradation that
-is merely linear in x, as a blur is, it does not.
+step makes to the guess. If the guess is exact both are. If degrade(x, s) = x + e(s) with one e(s) for all x, such as
+s e, the improved one returns x_0 exactly for *every* restorer, since then the difference does not depend on the guess;
+it does for every other degradation, also for one that is linear in x, as a blur is.
 """
 
 from __future__ import annotations

@@ -95,6 +95,11 @@ def contenders() -> dict[str, Run]:
         "minidiff exponential order 3 corrected": partial(
             ours, partial(samplers.exponential, order=3, corrector=True), STEPS
         ),
+        "minidiff sample": partial(  # its method; the grid does not change the cost of a step
+            ours,
+            partial(samplers.exponential, order=4, variable="cos", corrector=True, collocate=False),
+            STEPS,
+        ),
         "minidiff ancestral": partial(ours, partial(samplers.ancestral, generator=generator), STEPS),
         "minidiff ddim eta 1": partial(ours, partial(samplers.ddim, eta=1.0, generator=generator), STEPS),
         **{f"Denoiser.forward, {name}": partial(forward, name) for name in ("x0", "eps", "v", "velocity", "edm")},

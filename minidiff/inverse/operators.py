@@ -71,8 +71,9 @@ class LinearOperator:
 
 def same_batch(y: Tensor, x: Tensor) -> None:
     """Raise ValueError unless y has one measurement for each row of x."""
-    if len(y) != len(x):
-        raise ValueError(f"y must hold one measurement a sample, got {len(y)} for x {tuple(x.shape)}")
+    if y.ndim == 0 or len(y) != len(x):
+        got = len(y) if y.ndim else "a single number"
+        raise ValueError(f"y must hold one measurement a sample, got {got} for x {tuple(x.shape)}")
 
 
 class Matrix(LinearOperator):

@@ -23,6 +23,7 @@ class Floor(NamedTuple):
     n: int
 
 
+@torch.no_grad()
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """The squared 2-Wasserstein distance between Gaussians fitted to the features a (n, d) and b (m, d).
 

@@ -1,0 +1,22 @@
+"""What the chapter on inverse problems stores: posteriors on digits, restorations, edits (about 5 CPU-minutes).
+
+python -m minidiff.bench inverse [posterior] [network] [edit]      (default: all three)
+
+Finished rows are kept in `build/inverse` and reused; delete the folder to start over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from minidiff.bench import run_stages
+from minidiff.bench.inverse import edit, methods, network, posterior, tasks
+
+__all__ = ["STAGES", "edit", "main", "methods", "network", "posterior", "tasks"]
+
+STAGES = {"posterior": posterior.measure, "network": network.measure, "edit": edit.measure}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the stages that argv names, or all of them. Raises ValueError for an unknown name."""
+    run_stages(STAGES, argv)
