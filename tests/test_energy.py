@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from minidiff import samplers, train
+from minidiff import arguments, samplers, train
 from minidiff.analytic import GaussianMixture
 from minidiff.families.energy import Energy, Recovery, nce_loss, recovery_loss
 from minidiff.objectives import denoising_loss
@@ -56,6 +56,14 @@ def test_the_score_is_minus_the_slope_of_the_energy(process):
         quiet = model.score(x, t)
     torch.testing.assert_close(quiet, score.detach())
     assert score.requires_grad and not quiet.requires_grad
+
+
+def test_everything_lives_on_the_device_of_x(monkeypatch):
+    """On `meta`, which refuses to mix with another device, as a GPU would, and holds no values to be checked."""
+    monkeypatch.setattr(arguments, "unit_interval", lambda name, t: None)
+    model, x = rough().float().to("meta"), torch.zeros(3, 2, device="meta")
+    for t in (at(0.4), torch.zeros(3, device="meta")):
+        assert model.energy(x, t).device.type == "meta"
 
 
 def test_a_silent_network_is_a_gaussian():

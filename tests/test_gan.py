@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Normal
 
 from minidiff import data, train
-from minidiff.families.gan import GAN, discriminator_loss, generator_loss, gradient_penalty, optimal_logit
+from minidiff.families.gan import GAN, discriminator_loss, generator_loss, gradient_penalty, optimal_logit, play
 
 F64 = torch.float64
 
@@ -128,25 +128,55 @@ def test_a_trained_discriminator_knows_the_log_ratio():
     assert float((gan.logit(x).detach() - truth).abs().max()) < 0.25
 
 
+def gaussian(seed, n=128):
+    """Batches of a Gaussian at (2, −1), without end."""
+    noise = gen(seed)
+    while True:
+        yield (torch.tensor([2.0, -1.0]) + 0.5 * torch.randn(n, 2, generator=noise),)
+
+
+def player(relativistic=False, gamma=1.0):
+    with train.seeded(0):
+        return GAN((2,), latent=2, width=32, gamma=gamma, relativistic=relativistic, limit=None)
+
+
 @pytest.mark.parametrize("relativistic", [False, True])
 def test_the_game_moves_samples_to_the_data(relativistic):
-    """A Gaussian at (2, −1): 300 rounds at least halve the distance of the samples' mean to it, which circles it."""
-    target = torch.tensor([2.0, -1.0])
-    with train.seeded(0):
-        gan = GAN((2,), latent=2, width=32, gamma=1.0, relativistic=relativistic, limit=None)
+    """300 rounds at least halve the distance of the samples' mean to that of the data, which it circles."""
+    gan, target = player(relativistic), torch.tensor([2.0, -1.0])
     start = float((gan.sample(500, gen()).mean(0) - target).norm())
-
-    def stream(seed):
-        noise = gen(seed)
-        while True:
-            yield target + 0.5 * torch.randn(128, 2, generator=noise), torch.randn(128, 2, generator=noise)
-
-    settings = {"steps": 300, "lr": 1e-2}
-    judge = train.fit(gan.discriminator_loss, gan.discriminator.parameters(), stream(0), **settings)
-    forger = train.fit(gan.generator_loss, gan.generator.parameters(), stream(1), **settings)
-    for _ in zip(judge, forger, strict=True):
-        pass
+    losses = list(play(gan, gaussian(0), rounds=300, generator=gen(1), every=1))
+    assert len(losses) == 300 and all(math.isfinite(v) for pair in losses for v in pair)
     assert float((gan.sample(500, gen()).mean(0) - target).norm()) < start / 2
+
+
+def test_a_round_of_the_game():
+    """Its first loss is that of the model before the step, the penalty `every` times as heavy; one seed, one result."""
+    gan, again, third = player(), player(), player()
+    (x,), noise = next(gaussian(0)), gen(1)
+    z = torch.randn(128, 2, generator=noise)
+    with torch.no_grad():
+        plain = gan.discriminator_loss(x, z, 0).mean()
+    penalty = gradient_penalty(gan.logit, x).mean().detach()
+    game = play(gan, gaussian(0), rounds=4, generator=gen(1), every=3)
+    (first, second), *_ = game
+    assert first == pytest.approx(float(plain + 3 * penalty), rel=1e-5)
+    for _ in play(again, gaussian(0), rounds=1, generator=gen(1), every=3):
+        pass
+    assert second > 0 and not torch.equal(gan.generator[0].weight, player().generator[0].weight)
+    for _ in play(third, gaussian(0), rounds=1, generator=gen(1), every=3):
+        pass
+    for p, q in zip(again.parameters(), third.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_the_penalty_is_lazy():
+    """From the second round on without a penalty, until the next `every`-th: γ then does not matter to the loss."""
+    gan = player(gamma=5.0)
+    x, z = next(gaussian(0))[0], torch.randn(128, 2, generator=gen(3))
+    plain = discriminator_loss(gan.logit(x), gan.logit(gan.generate(z)))
+    torch.testing.assert_close(gan.discriminator_loss(x, z, 0), plain)
+    torch.testing.assert_close(gan.discriminator_loss(x, z, 2), plain + 10 * gradient_penalty(gan.logit, x))
 
 
 def test_samples():
@@ -171,6 +201,8 @@ def test_samples():
         (lambda: GAN().logit(torch.zeros(2, 3)), ValueError, r"x must have shape \(B, 1, 8, 8\)"),
         (lambda: GAN().logit(torch.zeros(2, 1, 8, 8).long()), TypeError, "floating-point"),
         (lambda: GAN().sample(0), ValueError, "n must be at least 1"),
+        (lambda: next(play(GAN(), [], rounds=0)), ValueError, "rounds must be at least 1"),
+        (lambda: next(play(GAN(), [], rounds=1, every=0)), ValueError, "every must be at least 1"),
         (lambda: optimal_logit(torch.zeros(2), torch.zeros(3)), ValueError, "same shape"),
         (lambda: discriminator_loss(torch.zeros(2), torch.zeros(3)), ValueError, "same shape"),
         (lambda: generator_loss(torch.zeros(2), torch.zeros(3)), ValueError, "same shape"),

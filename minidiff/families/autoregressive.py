@@ -34,9 +34,10 @@ class Autoregressive(nn.Module):
     """p(x_i | x_<i) over `levels` grey levels in [−1, 1] for each of the d values of an image (B, *shape).
 
     Value i = 1…d has degree i; a hidden unit of degree m sees the values of degree ≤ m and is seen by the logits of
-    values of degree > m, so that no path leads from x_i to the logits of x_1, …, x_i (Germain et al., eq. 8 and 9). The
-    levels enter as indicators. width, depth, dropout: of the hidden layers. Raises ValueError for sizes below 1, levels
-    below 2 or a dropout outside [0, 1).
+    values of degree > m, so that no path leads from x_i to the logits of x_1, …, x_i (Germain et al., eq. 8 and 9).
+    Level k enters as k + 1 ones, then zeros, a thermometer: neighbouring levels look alike, which indicators do not.
+    width, depth, dropout: of the hidden layers. Raises ValueError for sizes below 1, levels below 2 or a dropout
+    outside [0, 1).
     """
 
     def __init__(
@@ -82,8 +83,9 @@ class Autoregressive(nn.Module):
             raise ValueError(
                 f"tokens must lie in 0…{self.levels - 1}, got values from {int(tokens.min())} to {int(tokens.max())}"
             )
-        indicators = F.one_hot(tokens, self.levels).to(self.net[0].weight.dtype)
-        return self.net(indicators.flatten(1)).reshape(-1, self.dimensions, self.levels)
+        thermometers = tokens[..., None] >= torch.arange(self.levels, device=tokens.device)
+        rows = thermometers.flatten(1).to(self.net[0].weight.dtype)
+        return self.net(rows).reshape(-1, self.dimensions, self.levels)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) = Σ_i log p(x_i | x_<i), exact; (B,) nats. Its negative is the loss. Raises for x off the levels."""

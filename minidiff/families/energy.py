@@ -1,9 +1,8 @@
 """An energy-based model of noisy data, p_t(x) = exp(−E(x, t))/Z_t, trained without Z_t.
 
-The score −∇E does not see Z_t, so Langevin dynamics samples from it; the likelihood does, and so needs another way to
-train: noise-contrastive estimation (Gutmann & Hyvärinen 2010), or the recovery likelihood of x_t given a noisier x_s
-(Gao et al. 2021). Through its score an energy is a denoiser, D = (x + σ² s)/α, and every sampler here takes it: what
-diffusion drops is the energy, not the score.
+Langevin dynamics needs the score −∇E, which does not see Z_t. The likelihood does: it is trained by contrast with noise
+(Gutmann & Hyvärinen 2010), or as that of x_t given a noisier x_s, the recovery likelihood (Gao et al. 2021). Through
+its score an energy is a denoiser, D = (x + σ² s)/α: what diffusion drops is the energy.
 """
 
 from __future__ import annotations
@@ -31,12 +30,11 @@ def nce_loss(data: Tensor, noise: Tensor) -> Tensor:
 
     data (B,) and noise (ν, B) are G = log p_θ − log p_noise at x and at y_j, where log p_θ = −E is not normalised: the
     minimiser over all functions is the true log density, whose constant is found as well (Gutmann & Hyvärinen 2010,
-    eq. 5 and theorem 1). At ν = 1 it is the loss of a GAN's discriminator, with G as its logit.
+    eq. 5, theorem 1). At ν = 1 it is the loss of a GAN's discriminator, with G as its logit.
     """
     if noise.ndim != 2 or not len(noise) or noise.shape[1:] != data.shape:
-        raise ValueError(
-            f"data must be (B,) and noise (ν, B) with ν ≥ 1, got {tuple(data.shape)} and {tuple(noise.shape)}"
-        )
+        got = f"{tuple(data.shape)} and {tuple(noise.shape)}"
+        raise ValueError(f"data must be (B,) and noise (ν, B) with ν ≥ 1, got {got}")
     log_ratio = math.log(len(noise))
     return F.softplus(log_ratio - data) + F.softplus(noise - log_ratio).sum(0)
 
@@ -44,8 +42,8 @@ def nce_loss(data: Tensor, noise: Tensor) -> Tensor:
 class Energy(nn.Module):
     """E(x, t) = |x|²/2q_t + net(4 x/√q_t, θ_t), q_t = α² σ_data² + σ², for x (B, *shape): a network on a Gaussian.
 
-    θ_t = arctan(σ/(α σ_data)) tells the network the noise and is finite at both ends. It is a denoiser, with `process`,
-    `sigma_data` and `coupled`. Raises ValueError for a width below 1 or sigma_data ≤ 0.
+    θ_t = arctan(σ/(α σ_data)) tells the network the noise and is finite at both ends. Raises ValueError for a width
+    below 1 or sigma_data ≤ 0.
     """
 
     coupled = False
@@ -65,7 +63,8 @@ class Energy(nn.Module):
             raise ValueError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         arguments.time_of_batch(t, x)
         alpha, sigma = self.process.alpha(t.double()), self.process.sigma(t.double())
-        harmonics = torch.atan2(sigma, alpha * self.sigma_data)[..., None] * 2 * torch.arange(1, CLOCK + 1)
+        angle = 2 * torch.atan2(sigma, alpha * self.sigma_data)[..., None]
+        harmonics = angle * torch.arange(1, CLOCK + 1, device=angle.device)
         clock = torch.cat([harmonics.cos(), harmonics.sin()], -1).to(x).expand(len(x), -1)
         root = (alpha**2 * self.sigma_data**2 + sigma**2).sqrt().to(x)
         rows = x.flatten(1) / root.reshape(-1, 1)
@@ -89,8 +88,8 @@ class Energy(nn.Module):
     ) -> Tensor:
         """n samples (n, *shape): from `Process.prior` down the times, each level by Langevin on its `Recovery`.
 
-        times: strictly decreasing float64 from 1 to a t with σ > 0, whose noise a last call takes off; step is in units
-        of the conditional's Gaussian variance. (L − 1) · steps + 1 calls of the score for L times.
+        times: L, float64, falling from 1 to a t with σ > 0, whose noise a last call takes off; step is in units of the
+        conditional's Gaussian variance. (L − 1) · steps + 1 calls of the score.
         """
         arguments.positive_integer("n", n)
         weight = self.net[0].weight
@@ -103,20 +102,18 @@ class Energy(nn.Module):
 class Recovery:
     """p(x_t | x_s) ∝ exp(−E(x_t, t) − |x_s − a x_t|²/2v), a = α_s/α_t, v = σ_s² − a² σ_t², s > t: a denoiser of x_t.
 
-    With the true energy it is the reverse kernel of diffusion, whatever the step; for s close to t it is nearly
-    Gaussian, so that a few steps of Langevin reach it where E itself has many modes (Gao et al. 2021, eq. 6).
-    noisy: x_s (B, *D). Raises ValueError unless s > t, with σ_t > 0.
+    With the true energy it is the reverse kernel of diffusion; for s close to t nearly Gaussian, so that a few steps of
+    Langevin reach it (Gao et al. 2021, eq. 6). noisy: x_s (B, *D). Raises ValueError unless s > t, with σ_t > 0.
     """
 
     coupled = False
 
     def __init__(self, model: Energy, noisy: Tensor, s: Tensor, t: Tensor) -> None:
         arguments.finite("noisy", noisy)
-        process = model.process
+        self.process = process = model.process
         if not float(s) > float(t) or float(process.sigma(t)) == 0:
             raise ValueError(f"s must be noisier than t, and t have noise, got s = {float(s)} and t = {float(t)}")
-        self.model, self.noisy, self.t = model, noisy, t
-        self.process, self.sigma_data = process, model.sigma_data
+        self.model, self.noisy, self.t, self.sigma_data = model, noisy, t, model.sigma_data
         self.ratio = float(process.alpha(s) / process.alpha(t))
         self.variance = float(-(process.sigma(s) ** 2) * torch.expm1(2 * (process.lam(s) - process.lam(t))))
         marginal = float(process.alpha(t)) ** 2 * self.sigma_data**2 + float(process.sigma(t)) ** 2
@@ -133,27 +130,17 @@ class Recovery:
     @torch.no_grad()
     def sample(self, step: float, steps: int, generator: Generators = None) -> Tensor:
         """x_t (B, *D): `steps` of Langevin with ε = step · Var, from a draw of the conditional of Gaussian data."""
-        mean = self.gaussian_variance * self.ratio / self.variance * self.noisy
-        z = standard_normal(mean.shape, generator, mean.dtype, mean.device)
-        start = mean + math.sqrt(self.gaussian_variance) * z
-        epsilon = step * self.gaussian_variance
-        return last(langevin(self, start, self.t, step=epsilon, steps=steps, generator=generator))
+        mean, variance = self.gaussian_variance * self.ratio / self.variance * self.noisy, self.gaussian_variance
+        start = mean + math.sqrt(variance) * standard_normal(mean.shape, generator, mean.dtype, mean.device)
+        return last(langevin(self, start, self.t, step=step * variance, steps=steps, generator=generator))
 
 
 def recovery_loss(
-    model: Energy,
-    x0: Tensor,
-    s: Tensor,
-    t: Tensor,
-    *,
-    step: float = 0.2,
-    steps: int = 20,
-    generator: Generators = None,
+    model: Energy, x0: Tensor, s: Tensor, t: Tensor, *, step: float = 0.2, steps: int = 20, generator: Generators = None
 ) -> Tensor:
     """E(x_t, t) − E(x⁻, t), (B,): its gradient is that of −log p(x_t | x_s) where `Recovery.sample` draws x⁻ from it.
 
-    x_t and x_s are two times of one noisy path of x_0 (B, *D). The value itself is no likelihood; near 0 the two cannot
-    be told apart (Gao et al. 2021, algorithm 1).
+    x_t, x_s: two times of one noisy path of x_0 (B, *D). The value is no likelihood (Gao et al. 2021, algorithm 1).
     """
     noisy = model.process.noise(x0, t, standard_normal(x0.shape, generator, x0.dtype, x0.device))
     recovery = Recovery(model, noisy, s, t)

@@ -2,17 +2,14 @@
 
 A discriminator with logit L tells data from samples G(z), z ~ N(0, I); the generator moves its samples to where they
 are taken for data. For a generator of density q the best logit is the log-ratio of the densities, `optimal_logit`, and
-at it E_p log D + E_q log(1 − D) = 2 JS(p ‖ q) − log 4 (D = sigmoid L). Two losses, two optimisers, in turn:
-
-    for _ in zip(fit(gan.discriminator_loss, gan.discriminator.parameters(), batches, ...),
-                 fit(gan.generator_loss, gan.generator.parameters(), batches, ...)): ...
-
-with batches of pairs (x, z). Unlike the loss of every other family here, neither says how good the samples are.
+at it E_p log D + E_q log(1 − D) = 2 JS(p ‖ q) − log 4 (D = sigmoid L). `play` is the training: two losses, two
+optimisers, in turn. Unlike the loss of every other family here, neither says how good the samples are.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -104,15 +101,13 @@ class GAN(nn.Module):
             raise ValueError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         return self.discriminator(x.flatten(1))[:, 0]
 
-    def discriminator_loss(self, x: Tensor, z: Tensor) -> Tensor:
-        """The discriminator's loss with γ R1 (relativistic: γ (R1 + R2)), (B,); no gradient reaches the generator."""
+    def discriminator_loss(self, x: Tensor, z: Tensor, penalty: float = 1.0) -> Tensor:
+        """Its loss with `penalty` · γ R1 (relativistic: R1 + R2), (B,); no gradient reaches the generator."""
         with torch.no_grad():
             made = self.generate(z)
         loss = discriminator_loss(self.logit(x), self.logit(made), self.relativistic)
-        if self.gamma:
-            loss = loss + self.gamma * gradient_penalty(self.logit, x)
-            if self.relativistic:
-                loss = loss + self.gamma * gradient_penalty(self.logit, made)
+        for points in [x, made][: 1 + self.relativistic] if self.gamma * penalty else ():
+            loss = loss + penalty * self.gamma * gradient_penalty(self.logit, points)
         return loss
 
     def generator_loss(self, x: Tensor, z: Tensor) -> Tensor:
@@ -125,3 +120,28 @@ class GAN(nn.Module):
         arguments.positive_integer("n", n)
         device = next(self.parameters()).device
         return self.generate(standard_normal((n, self.latent), generator, device=device))
+
+
+def play(
+    gan: GAN, batches: Iterable[tuple[Tensor]], *, rounds: int, generator: Generators = None, every: int = 8
+) -> Iterator[tuple[float, float]]:
+    """Train both, a step each a round, on batches (B, *shape); yields both losses of each round, discriminator first.
+
+    The discriminator learns at twice the generator's rate (two time scales, Heusel et al. 2017), Adam has no momentum,
+    both rates fall over the second half. The penalty comes in each `every`-th round, `every` times as heavy.
+    """
+    for name, value in (("rounds", rounds), ("every", every)):
+        arguments.positive_integer(name, value)
+    players = (gan.discriminator, 2e-3), (gan.generator, 1e-3)
+    optimisers = [torch.optim.Adam(part.parameters(), lr, (0.0, 0.99), fused=True) for part, lr in players]
+    for k, (x,) in zip(range(rounds), batches, strict=False):
+        losses, penalty = [], every * (k % every == 0)
+        for optimiser, (part, lr) in zip(optimisers, players, strict=True):
+            z = standard_normal((len(x), gan.latent), generator, x.dtype, x.device)
+            loss = gan.generator_loss(x, z) if part is gan.generator else gan.discriminator_loss(x, z, penalty)
+            optimiser.zero_grad()
+            loss.mean().backward(inputs=list(part.parameters()))
+            optimiser.param_groups[0]["lr"] = lr * min(1.0, 2 - 2 * k / rounds)
+            optimiser.step()
+            losses.append(float(loss.detach().mean()))
+        yield losses[0], losses[1]
