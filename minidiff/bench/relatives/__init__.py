@@ -1,4 +1,4 @@
-"""Five relatives beside diffusion on digits: distance and copies, likelihood, calls and costs (about 12 CPU-minutes).
+"""Five relatives beside diffusion on digits: distance and copies, likelihood, calls and costs (about 15 CPU-minutes).
 
 python -m minidiff.bench relatives
 
