@@ -91,7 +91,7 @@ def few(small, monkeypatch):
     """Three steps of training on forty digits, five calls, one seed; the judge has features."""
     for name, value in (("STEPS", 3), ("BATCH", 16), ("WIDTH", 16), ("CALLS", 5), ("SEEDS", (0,))):
         monkeypatch.setattr(inverse.structured, name, value)
-    monkeypatch.setattr(Judge, "features", Judge.forward, raising=False)
+    monkeypatch.setattr(Judge, "features", lambda judge, x: judge(x)[:, :3], raising=False)
     return small
 
 
@@ -139,7 +139,7 @@ def test_a_perfect_network_restores_every_digit(few, monkeypatch, schedule):
 def test_structured_noise_is_trained_and_stored(few):
     inverse.main(["structured"])
     stored = results.load("inverse-structured")["data"]
-    assert len(stored["table"]) == 6
+    assert len(stored["table"]) == 3
     for row in stored["table"]:
         assert len(row["runs"]) == (2 if row["form"] == "none" else 6)
         assert all(run["bias"] >= 0 and 0 <= run["same_class"] <= 1 for run in row["runs"])

@@ -1,4 +1,4 @@
-"""What the chapter on inverse problems stores: posteriors on digits, restorations, edits, structured noise (about 9 CPU-minutes).
+"""What the chapter on inverse problems stores: posteriors, restorations, edits, structured noise (about 9 CPU-minutes).
 
 python -m minidiff.bench inverse [posterior] [network] [edit] [structured]      (default: all)
 
