@@ -139,7 +139,7 @@ def test_a_perfect_network_restores_every_digit(few, monkeypatch, schedule):
 def test_structured_noise_is_trained_and_stored(few):
     inverse.main(["structured"])
     stored = results.load("inverse-structured")["data"]
-    assert len(stored["table"]) == 3
+    assert len(stored["table"]) == 6
     for row in stored["table"]:
         assert len(row["runs"]) == (2 if row["form"] == "none" else 6)
         assert all(run["bias"] >= 0 and 0 <= run["same_class"] <= 1 for run in row["runs"])

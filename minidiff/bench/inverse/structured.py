@@ -26,7 +26,6 @@ from minidiff.train import EMA, fit, seeded
 
 KEPT = Path("build/inverse/structured.json")
 SEEDS = (0, 1, 2)  # of a training: weights, batches, steps of the chain and noise
-TRAINED = ("cosine, T = 100",)  # of the schedules; the other is there for its factors
 FORMS = ("none", "released", "paper")
 STEPS = 1000  # of training
 BATCH = 128
@@ -208,7 +207,7 @@ def measure() -> None:
         ]
         return {"schedule": schedule, "form": form, "seed": seed, "runs": runs}
 
-    table = resume.rows(KEPT, list(itertools.product(TRAINED, FORMS, SEEDS)), row)
+    table = resume.rows(KEPT, list(itertools.product(schedules(), FORMS, SEEDS)), row)
     ends = {
         name: {form: [float(factors(form, b)[-1]), float(factors(form, b).max())] for form in FORMS}
         for name, b in schedules().items()
