@@ -84,3 +84,63 @@ def test_everything_is_stored(small):
     assert [row["t"] for row in results.load("inverse-edit")["data"]["table"]] == [0.2, 0.8]
     with pytest.raises(ValueError, match="stages are"):
         inverse.main(["nothing"])
+
+
+@pytest.fixture
+def few(small, monkeypatch):
+    """Three steps of training on forty digits, five calls, one seed; the judge has features."""
+    for name, value in (("STEPS", 3), ("BATCH", 16), ("WIDTH", 16), ("CALLS", 5), ("SEEDS", (0,))):
+        monkeypatch.setattr(inverse.structured, name, value)
+    monkeypatch.setattr(Judge, "features", lambda judge, x: judge(x)[:, :3], raising=False)
+    return small
+
+
+def test_regions_are_connected_and_of_one_shade():
+    image = -torch.ones(1, 1, 8, 8)
+    image[0, 0, 1:4, 1:4] = 1
+    image[0, 0, 2, 2] = -1
+    image[0, 0, 6, 5:7] = 0.8
+    regions = inverse.structured.segmented(image)[0]
+    shade = {(int(m), bool(ink)) for m, ink in zip(regions.flatten(), (image > 0).flatten(), strict=True)}
+    assert len({m for m, _ in shade}) == len(shade) == 4  # paper, ring, its hole, dash
+    assert {m for m, _ in shade} == {0, 1, 2, 3}
+
+
+def test_the_error_of_a_region_is_its_mean(few):
+    test = inverse.structured.pictures("test")
+    error = torch.randn(test.regions.shape, generator=torch.Generator().manual_seed(0))
+    mean, ink = inverse.structured.per_region(error, test)
+    expected = [
+        (float(e[labels == m].mean()), float(x[0][labels == m].mean() - x.mean()) > 0)
+        for e, labels, x in zip(error, test.regions, test.x, strict=True)
+        for m in labels.unique()
+    ]
+    torch.testing.assert_close(mean, torch.tensor([v for v, _ in expected], dtype=torch.float64), rtol=0, atol=1e-6)
+    assert ink.tolist() == [v for _, v in expected]
+
+
+@pytest.mark.parametrize("schedule", ["cosine, T = 100", "linear, T = 1000"])
+def test_a_perfect_network_restores_every_digit(few, monkeypatch, schedule):
+    test = inverse.structured.pictures("test")
+    betas, scale = inverse.structured.schedules()[schedule], 0.5
+    truth = ((test.x - test.u) / scale).repeat(inverse.structured.DRAWS, 1, 1, 1)
+    process = inverse.structured.Restorer(torch.nn.Identity(), betas, test.u, scale).process
+
+    def perfect(net, x, u, t):
+        return (x - float(process.alpha(t)) * truth) / float(process.sigma(t))
+
+    monkeypatch.setattr(inverse.structured, "answer", perfect)
+    made = inverse.structured.draws(torch.nn.Identity(), "paper", betas, test, test, scale)
+    assert set(made) == {(sampler, start) for sampler in ("ancestral", "ddim") for start in ("none", "mean", "true")}
+    for draws in made.values():
+        torch.testing.assert_close(draws, test.x.expand_as(draws), rtol=0, atol=1e-3)
+
+
+def test_structured_noise_is_trained_and_stored(few):
+    inverse.main(["structured"])
+    stored = results.load("inverse-structured")["data"]
+    assert len(stored["table"]) == 6
+    for row in stored["table"]:
+        assert len(row["runs"]) == (2 if row["form"] == "none" else 6)
+        assert all(run["bias"] >= 0 and 0 <= run["same_class"] <= 1 for run in row["runs"])
+    assert stored["enlarged"]["psnr"] > 8

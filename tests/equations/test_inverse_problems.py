@@ -538,3 +538,16 @@ def test_structured_start(seed):
     E, phi = normals(seed, 4), numbers(seed, 1)[0]
     one, other = torch.distributions.Normal(phi * E, 1.0), torch.distributions.Normal(0 * E, 1.0)
     equal(torch.distributions.kl_divergence(one, other).sum(), phi**2 * (E**2).sum() / 2)
+
+
+@SEEDS
+@pytest.mark.equation("eq-inverse-sam-forgotten")
+def test_structured_start_is_forgotten(seed):
+    T, k = 9, 4
+    kept = torch.cat([torch.ones(1, dtype=F64), (1 - 0.5 * torch.rand(T, dtype=F64, generator=gen(seed))).cumprod(0)])
+    left = math.prod(
+        (float(kept[i]) / float(kept[i - 1])) ** 0.5 * (1 - float(kept[i - 1])) / (1 - float(kept[i]))
+        for i in range(k + 1, T + 1)
+    )
+    right = (float(kept[T]) / float(kept[k])) ** 0.5 * (1 - float(kept[k])) / (1 - float(kept[T]))
+    equal(torch.tensor(left, dtype=F64), torch.tensor(right, dtype=F64))

@@ -1,6 +1,6 @@
-"""What the chapter on inverse problems stores: posteriors on digits, restorations, edits (about 5 CPU-minutes).
+"""What the chapter on inverse problems stores: posteriors, restorations, edits, structured noise (about 9 CPU-minutes).
 
-python -m minidiff.bench inverse [posterior] [network] [edit]      (default: all three)
+python -m minidiff.bench inverse [posterior] [network] [edit] [structured]      (default: all)
 
 Finished rows are kept in `build/inverse` and reused; delete the folder to start over.
 """
@@ -10,11 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minidiff.bench import run_stages
-from minidiff.bench.inverse import edit, methods, network, posterior, tasks
+from minidiff.bench.inverse import edit, methods, network, posterior, structured, tasks
 
-__all__ = ["STAGES", "edit", "main", "methods", "network", "posterior", "tasks"]
+__all__ = ["STAGES", "edit", "main", "methods", "network", "posterior", "structured", "tasks"]
 
-STAGES = {"posterior": posterior.measure, "network": network.measure, "edit": edit.measure}
+STAGES = {
+    "posterior": posterior.measure,
+    "network": network.measure,
+    "edit": edit.measure,
+    "structured": structured.measure,
+}
 
 
 def main(argv: Sequence[str]) -> None:
