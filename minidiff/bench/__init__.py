@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 
 # Modules of this package that benchmarks use and that are none themselves.
-SUPPORT = frozenset({"contenders", "judging", "problems", "reference", "results", "resume", "sprites"})
+SUPPORT = frozenset({"contenders", "contexts", "judging", "problems", "reference", "results", "resume", "sprites"})
 
 
 def names() -> list[str]:

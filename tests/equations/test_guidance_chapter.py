@@ -16,7 +16,7 @@ from minidiff.bench.guidance import TaggedUNet, condition, halves
 from minidiff.conditional import LabelledMixture
 from minidiff.denoiser import predict
 from minidiff.guidance import PromptEmbedding, RegionLink, autoguidance, cfg, corrected, projected, regional, rescaled
-from minidiff.nets import UNet
+from minidiff.nets import DualEncoder, UNet
 from minidiff.process import VE, LinearVP, RectifiedFlow
 from minidiff.samplers.posterior import ancestral_steps
 from minidiff.samplers.state import begin
@@ -625,6 +625,27 @@ def test_the_shifted_prompt(seed):
         hidden = (prompt.enter.weight @ f[row] + prompt.enter.bias).clamp(min=0)
         shift = prompt.leave.weight @ hidden + prompt.leave.bias
         torch.testing.assert_close(made[row], prompt.vectors + shift)
+
+
+@SEEDS
+@pytest.mark.equation("eq-guide-prompt-classes")
+def test_a_class_by_its_name(seed):
+    torch.manual_seed(seed)
+    E = DualEncoder(torch.nn.Linear(5, 8), words=6, width=8, length=4).double()
+    E.log_scale.data += normals(seed + 7, 1)[0]
+    x, names, v = normals(seed, 3, 5), torch.tensor([[0, 1], [2, 1], [3, 4]]), normals(seed + 1, 2, 8)
+    made = E(x, names, v[None]).softmax(1)
+    tau = 1 / math.exp(E.log_scale)
+
+    def g(name):
+        h = E.leave(E.layer((torch.cat([v, E.words(name)]) + E.place)[None])[0].mean(0))
+        return h / h.square().sum().sqrt()
+
+    for row in range(3):
+        f = E.image(x[row])
+        f = f / f.square().sum().sqrt()
+        share = torch.stack([((f * g(name)).sum() / tau).exp() for name in names])
+        equal(made[row], share / share.sum())
 
 
 @SEEDS
