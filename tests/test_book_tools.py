@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import nbformat
 import pytest
+from docutils import nodes
+from docutils.utils import new_document
 
-from book._ext import plain_docstrings, solution_markers
+from book._ext import joined_math, plain_docstrings, solution_markers
 from book._tools import build, check_sources, editions, nbclean
 from book._tools.execute import execute
 from book._tools.sources import Book, read
@@ -273,3 +275,35 @@ def test_execution_fills_the_cache_once_and_stops_at_a_failure(book, capfd):
     assert "book/a/one.ipynb: FAILED" in told
     assert "ZeroDivisionError" in told
     shutil.rmtree(book.root / "_build")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "opening", "closing"),
+    [
+        ("at ", ", and", "", ","),
+        ("(", "), so", "(", "),"),
+        ("the ", "-th step", "", "-th"),
+        ("a (", " b)", "(", ""),
+        ("all (of ", " (and)", "", ""),
+        ("2", "2", "", ""),
+    ],
+)
+def test_a_formula_is_joined_to_its_punctuation(before, after, opening, closing):
+    document, paragraph = new_document("page"), nodes.paragraph()
+    formulas = nodes.math("", "x"), nodes.math("", "y")
+    paragraph += [nodes.Text(before), formulas[0], nodes.Text(after), formulas[1]]
+    document += paragraph
+    joined_math.join(None, document)
+    assert paragraph.astext() == f"{before}x{after}y"
+    spans = list(paragraph.findall(nodes.inline))
+    assert [span.astext() for span in spans] == ([f"{opening}x{closing}"] if opening or closing else [])
+    assert all(span["classes"] == ["joined"] for span in spans)
+    assert list(paragraph.findall(nodes.math)) == list(formulas)
+
+
+def test_the_bracket_before_a_second_formula_is_its_own():
+    document, paragraph = new_document("page"), nodes.paragraph()
+    paragraph += [nodes.math("", "x"), nodes.Text(", ("), nodes.math("", "y"), nodes.Text(").")]
+    document += paragraph
+    joined_math.join(None, document)
+    assert [span.astext() for span in paragraph.findall(nodes.inline)] == ["x,", "(y)."]
