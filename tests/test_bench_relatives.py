@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from minidiff import data, zoo
-from minidiff.bench import relatives
+from minidiff.bench import pictures, relatives
 from minidiff.bench.relatives import trained
 
 SMALL = {"DRAWS": 1, "PROPOSALS": 4, "CONSTANT": 300, "CHAIN": 2, "RUNGS": 2, "BITS_EVERY": 40, "COMPONENTS": 3}
@@ -34,7 +34,7 @@ def test_the_table(small, capsys, monkeypatch):
     )
     table = {row["family"]: row for row in found["table"]}
     assert list(table) == list(trained.MAKERS) == list(shown) and len(found["rows"]) == 2 * len(table)
-    assert all(len(images) == relatives.SHOWN and len(images[0]) == 64 for images in shown.values())
+    assert all(pictures.unpacked(text, (-1, 1, 8, 8)).shape[0] == relatives.SHOWN for text in shown.values())
     assert table["training set"]["copy_rate"] == 1
     assert table["training set"]["nearest"] == 0
     assert all(row["copy_rate"] < 0.5 for name, row in table.items() if name not in ("training set", "neighbours"))

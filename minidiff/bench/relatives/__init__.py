@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from minidiff import data, metrics, train
-from minidiff.bench import results, resume, run_stages
+from minidiff.bench import pictures, results, resume, run_stages
 from minidiff.bench.relatives.trained import MAKERS, STEPS
 
 FOLDER = Path("build/relatives")
@@ -52,7 +52,7 @@ def row(family: str, seed: int, judge: nn.Module) -> dict[str, Any]:
             "parameters": made.parameters,
             "training seconds": training_time.cpu,
             "sampling seconds": sampling_time.cpu,
-            "shown": [[round(v, 2) for v in image] for image in x[:SHOWN].flatten(1).tolist()],
+            "shown": pictures.packed(x[:SHOWN]),
         }
 
 
