@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from odes import even, rk4
 from sides import F64, LINE, SEEDS, equal, gen, hermite, integral, normal, normals, numbers
 
 from minidiff.analytic import Empirical, Gaussian, GaussianMixture
@@ -285,19 +286,12 @@ def test_flow_of_dps(seed):
 
 def solved(v, R, start, target, n=4000, top=12.0):
     """The equation of `eq-inverse-dps-flow` from u = e^top to 0 by RK4 in log(1 + u/v), for start and y/a = target."""
-    x, grid = start, torch.linspace(top, 0, n + 1, dtype=F64).tolist()
 
     def slope(q, x):
         u = v * math.expm1(q)
         return (v + u) * (x / (v + u) + R * v**2 * x / (v + u) ** 2 - R * v / (v + u) * target) / 2
 
-    h = -top / n
-    for q in grid[:-1]:
-        k1 = slope(q, x)
-        k2 = slope(q + h / 2, x + h / 2 * k1)
-        k3 = slope(q + h / 2, x + h / 2 * k2)
-        x = x + h * (k1 + 2 * k2 + 2 * k3 + slope(q + h, x + h * k3)) / 6
-    return x, v * math.expm1(top)
+    return rk4(slope, start, even(top, 0, n)), v * math.expm1(top)
 
 
 @SEEDS
