@@ -21,7 +21,7 @@ def packed(pictures: Tensor) -> str:
     Raises TypeError unless the pixels are floating point, ValueError for NaN or infinity.
     """
     arguments.finite("pictures", pictures)
-    levels = ((pictures.detach().cpu().double() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    levels = ((pictures.cpu().double() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return base64.b64encode(bytes(levels.flatten().tolist())).decode("ascii")
 
 
