@@ -136,6 +136,25 @@ def test_both_losses_are_unbiased():
     assert float(by_count.var()) < float(by_rate.var()) / 2
 
 
+def test_counting_takes_away_the_variance():
+    """With a uniform D they are |M| log K/t and L log K: the second does not vary, the first has no finite variance.
+
+    E (|M|/t)² = (L t (1 − t) + L² t²)/t² at the rate t, whose integral over t diverges at 0 like L log 1/t.
+    """
+
+    def flat(x, t):
+        return torch.zeros(*x.shape, K)
+
+    n = 200_000
+    x0 = torch.zeros(n, L, dtype=torch.int64)
+    counted = count_loss(flat, x0, torch.arange(n) % L + 1, K, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(counted, torch.full((n,), L * math.log(K), dtype=torch.float64))
+    for t in (0.5, 0.05, 0.005):
+        squares = rate_loss(flat, x0, torch.tensor(t), K, torch.Generator().manual_seed(1)).square() / math.log(K) ** 2
+        expected = L * (1 - t) / t + L**2
+        assert abs(float(squares.mean()) - expected) < 5 * float(squares.std()) / math.sqrt(n)
+
+
 def test_counts_are_exact():
     x0 = torch.zeros(50, 7, dtype=torch.int64)
     seen = []

@@ -41,8 +41,8 @@ def intervene(A: Tensor, z: Tensor, do: Mapping[int, float]) -> Tensor:
     """z (B, n) of a linear model after do(z_i = v) for each i: v of `do`, with the same ε; (B, n).
 
     Descendants are computed anew from their changed causes in causal order, z_j + Σ_k A_kj (z_k′ − z_k); all others
-    keep every bit. Raises TypeError unless `do` maps integers to numbers, and ValueError for a graph with a cycle, which
-    has no causal order, an i outside 0…n − 1, or a v that is not finite.
+    keep every bit. Raises TypeError unless `do` maps integers to numbers, and ValueError for a graph with a cycle,
+    which has no causal order, an i outside 0…n − 1, or a v that is not finite.
     """
     n = square_size(A)
     check_rows("z", z, n)
