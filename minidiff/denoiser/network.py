@@ -66,6 +66,8 @@ class Denoiser(nn.Module):
         """
         arguments.floating("x", x)
         arguments.time_of_batch(t, x)
+        if y is not None and not isinstance(y, Tensor):
+            raise TypeError(f"y must be a tensor with one label a sample, or None, got {type(y).__name__}")
         if y is not None and y.shape != x.shape[:1]:
             raise ValueError(f"y must hold one label a sample, got shape {tuple(y.shape)} for x {tuple(x.shape)}")
         if self.predicts == "edm":
