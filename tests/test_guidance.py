@@ -406,7 +406,11 @@ def test_refusals():
             for bad in ((2.0, 1.0), (1.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.0, math.nan), (1.0,), 0.3, ("a", "b"))
         ),
         (lambda: cfg(D, 1, 2.0)(x, HALF), TypeError, "y must be a tensor with one label a sample, or None, got int"),
-        (lambda: cfg(mixture(), 1, 2.0)(wide, HALF), TypeError, "y must be a tensor with one label a sample, got int"),
+        (
+            lambda: cfg(mixture(process), 1, 2.0)(x.double(), HALF),
+            TypeError,
+            "y must be a tensor with one label a sample, got int",
+        ),
         (lambda: rescaled(D1, 0.0), TypeError, "rescaled needs both denoisers"),
         (lambda: projected(D1), TypeError, "projected needs both denoisers"),
         (lambda: rescaled(guided, 1.5), ValueError, "phi must be"),
