@@ -247,7 +247,7 @@ class Empirical:
         # The least positive σ² keeps 0/0 away at σ = 0, where the gaps of every point but the nearest divide to −∞.
         alpha = self.process.alpha(t).to(x.device).reshape(-1, 1)
         variance = self.process.sigma(t).to(x.device).reshape(-1, 1).square().clamp(min=1e-300)
-        for start in range(0, len(x), self.chunk):
+        for start in range(0, max(len(x), 1), self.chunk):  # an empty batch is one empty part
             part = slice(start, start + self.chunk)
             of_part = part if t.ndim else slice(None)
             yield x[part].flatten(1).double(), alpha[of_part], variance[of_part]
@@ -259,15 +259,17 @@ class Empirical:
     def _posteriors(self, x: Tensor, t: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """For each part of the batch: posterior mean (b, D), greatest energy e* and Σ exp((e − e*)/σ²), (b, 1)."""
         for part, alpha, variance in self._batches(x, t):
-            peak = part.new_full((len(part), 1), -math.inf)
-            total, weighted = torch.zeros_like(peak), torch.zeros_like(part)
+            peak = total = weighted = None
             for start, rows in self._chunks():
                 energies = self._energies(part, alpha, start, rows)
-                new_peak = torch.maximum(peak, energies.amax(1, keepdim=True))
-                kept = ((peak - new_peak) / variance).exp()
+                highest = energies.amax(1, keepdim=True)
+                new_peak = highest if peak is None else torch.maximum(peak, highest)
                 p = ((energies - new_peak) / variance).exp()
-                total = kept * total + p.sum(1, keepdim=True)
-                weighted = kept * weighted + p @ rows
+                if peak is None:  # a peak of −∞ to begin with would be simpler, and its derivatives NaN
+                    total, weighted = p.sum(1, keepdim=True), p @ rows
+                else:
+                    kept = ((peak - new_peak) / variance).exp()
+                    total, weighted = kept * total + p.sum(1, keepdim=True), kept * weighted + p @ rows
                 peak = new_peak
             yield weighted / total, peak, total
 

@@ -358,6 +358,27 @@ def test_empirical_shares_a_tie_at_sigma_zero():
     torch.testing.assert_close(oracle(x, time(0.0)), torch.zeros(1, 2))
 
 
+def test_empirical_of_an_empty_batch():
+    oracle, none, t = Empirical(RectifiedFlow(), torch.randn(5, 2, 3)), torch.zeros(0, 2, 3), torch.tensor(0.5)
+    assert oracle(none, t).shape == oracle.score(none, t).shape == (0, 2, 3)
+    assert oracle.log_prob(none, t).shape == (0,)
+    assert oracle.weights(none, t).shape == (0, 5)
+
+
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_empirical_differentiates_forwards_and_backwards_in_x_and_t(chunk):
+    """Both directional derivatives against central differences, in one chunk and in many."""
+    g = torch.Generator().manual_seed(0)
+    data, x, v = (torch.randn(n, 4, generator=g, dtype=torch.float64) for n in (11, 5, 5))
+    oracle, t, h = Empirical(RectifiedFlow(), data, chunk=chunk), torch.full((5,), 0.4, dtype=torch.float64), 1e-6
+    found = torch.func.jvp(oracle, (x, t), (v, torch.ones_like(t)))[1]
+    differences = (oracle(x + h * v, t + h) - oracle(x - h * v, t - h)) / (2 * h)
+    torch.testing.assert_close(found, differences, rtol=1e-6, atol=1e-6)
+    x, t = x.requires_grad_(), t.requires_grad_()
+    of_x, of_t = torch.autograd.grad(oracle(x, t).sum(), (x, t))
+    torch.testing.assert_close((of_x * v).sum(1) + of_t, differences.sum(1), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("process", ZERO_ALPHA, ids=name)
 def test_empirical_without_signal_is_the_mean(process):
     oracle, x = POINTS(process), normal(4, 1, 2, 3)

@@ -561,3 +561,118 @@ def test_the_public_names():
     assert all(hasattr(samplers, name) for name in samplers.__all__)
     assert sample is samplers.sample
     assert VE().lam_range[1] < 10  # a process with σ(0) > 0 is among those sampled above
+
+
+# ---- what D may answer, and what it may not ----------------------------------------------------------------------
+
+
+class Answers:
+    """Gaussian data's D, which takes x in one dtype only and answers in another."""
+
+    coupled, sigma_data = False, 0.7
+
+    def __init__(self, process, takes, returns):
+        self.process, self.takes, self.returns = process, takes, returns
+
+    def __call__(self, x, t):
+        assert x.dtype == self.takes, f"given {x.dtype}"
+        alpha, sigma = (f(t).to(F64).reshape(-1, 1) for f in (self.process.alpha, self.process.sigma))
+        return (alpha * 0.49 / (alpha**2 * 0.49 + sigma**2) * x).to(self.returns)
+
+
+CORRECTED = {
+    "unipc": lambda D, x, T: samplers.unipc(D, x, T, order=3),
+    "sa_solver": lambda D, x, T: samplers.sa_solver(D, x, T, order=3, generator=gen()),
+    "adaptive": lambda D, x, T: samplers.adaptive(D, x, T[[0, -1]]),
+    "adaptive_sde": lambda D, x, T: samplers.adaptive_sde(D, x, T[[0, -1]], rtol=0.1, atol=0.1, generator=gen()),
+    "sample": lambda D, x, T: iter([State(T[-1], sample(D, x, len(T) - 1), None)]),
+}
+
+
+@pytest.mark.parametrize("method", [*METHODS, *CORRECTED])
+@pytest.mark.parametrize(("takes", "returns"), [(torch.bfloat16, torch.float32), (torch.float32, F64)])
+def test_every_state_has_the_dtype_of_x_whatever_d_answers_in(method, takes, returns):
+    """A half-precision network behind `Denoiser` answers in float32, and must be asked in its own dtype again."""
+    D = Answers(RectifiedFlow(), takes, returns)
+    T = times.uniform(5, start=0.97, end=0.02)
+    states = list((METHODS | CORRECTED)[method](D, noisy(RectifiedFlow(), dtype=F64).to(takes), T))
+    assert {state.x.dtype for state in states} == {takes}
+    assert all(bool(state.x.isfinite().all()) for state in states)
+
+
+def test_a_half_precision_network_is_sampled_in_its_own_dtype():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2).bfloat16()
+
+        def forward(self, x, t, y):
+            return self.layer(x)
+
+    x = noisy(RectifiedFlow(), dtype=torch.float32).bfloat16()
+    assert sample(Denoiser(Half(), RectifiedFlow(), "velocity"), x, 6).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("answer", "got"), [(None, "NoneType"), ((), "tuple"), (torch.ones(4, 2).long(), "int64")])
+def test_an_answer_that_is_no_floating_point_tensor_is_refused(answer, got):
+    D = mixture(LinearVP())
+
+    class Returns(Point):
+        def __call__(self, x, t):
+            return answer
+
+    for method in METHODS.values():
+        with pytest.raises(TypeError, match=f"what D returns must be a floating-point tensor, got .*{got}"):
+            last(method(Returns(D.process, None), noisy(D.process), times.uniform(3)))
+
+
+def test_sample_never_returns_nan_in_silence():
+    class Broken(Point):
+        def __call__(self, x, t):
+            return x * (math.nan if float(t) < 0.5 else 1.0)
+
+    with pytest.raises(ValueError, match=r"made of 5 answers of D .* must be finite"):
+        sample(Broken(LinearVP(), None), noisy(LinearVP()), 5)
+
+
+def test_an_angle_of_zero_is_not_taken_for_none():
+    with pytest.raises(TypeError, match="an angle is Angle"):
+        sample(mixture(LinearVP()), noisy(LinearVP()), 4, 0)
+
+
+@pytest.mark.parametrize("sigma_data", [0.0, -1.0, math.nan])
+def test_methods_in_the_angle_refuse_a_spread_that_makes_none(sigma_data):
+    D, x, T = Point(LinearVP(), torch.ones(2, dtype=F64)), noisy(LinearVP()), times.uniform(4, end=0.1)
+    D.sigma_data = sigma_data
+    for method in (
+        lambda: exponential(D, x, T, order=3, variable="cos"),
+        lambda: samplers.adaptive(D, x, T[[0, -1]]),
+        lambda: samplers.local_richardson(ddim, D, x, T),
+    ):
+        with pytest.raises(ValueError, match=r"sigma_data of D must be"):
+            method()
+    assert torch.equal(last(ddim(D, x, T)), last(exponential(D, x, T, order=1)))  # which need none
+
+
+def test_nodes_that_coincide_in_the_variable_are_refused():
+    """1 − cos θ ≈ r²/2 is below rounding from r = 1e-8 on, where the Lagrange basis would be 0/0."""
+    process = EDM(sigma_min=1e-9)
+    T = times.log_snr(process, 60, r_max=80.0, r_min=1e-9)
+    D = Gaussian(process, torch.zeros(2, dtype=F64), std=1.0)
+    with pytest.raises(ValueError, match="nodes must differ in the variable"):
+        exponential(D, noisy(process), T, order=3, variable="cos")
+    assert bool(last(exponential(D, noisy(process), T, order=3)).isfinite().all())
+
+
+def test_an_empty_batch():
+    """Nothing comes of nothing; where the error of the samples sets the steps, there has to be one."""
+    D, T = mixture(LinearVP()), times.uniform(4, end=0.1)
+    none = torch.zeros(0, 2, dtype=F64)
+    for method in METHODS.values():
+        assert last(method(D, none, T)).shape == (0, 2)
+    assert sample(D, none, 3).shape == (0, 2)
+    *_, sweep = samplers.picard(D, none, T)
+    assert sweep.x.shape == (0, 2)
+    for method in (samplers.adaptive, samplers.adaptive_sde):
+        with pytest.raises(ValueError, match="at least one sample"):
+            method(D, none, T[[0, -1]])

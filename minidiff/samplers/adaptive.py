@@ -60,6 +60,7 @@ def adaptive(
         raise ValueError(f"controller must be among {get_args(Controller)}, got {controller!r}")
     if norm not in get_args(Norm):
         raise ValueError(f"norm must be among {get_args(Norm)}, got {norm!r}")
+    arguments.real("the sigma_data of D", D.sigma_data, 1e-12)
     angle = getattr(D, "angle", None)
     scale = angle.scale if angle else D.sigma_data
     start, end = (_Node.of(D.process, t, scale) for t in grid.times)
@@ -79,6 +80,8 @@ def begin_adaptive(
         raise ValueError("rtol and atol must not both be 0")
     arguments.real("first", first, 1e-12, 1.0)
     arguments.positive_integer("max_calls", max_calls)
+    if not len(x):
+        raise ValueError(f"x must hold at least one sample, whose error sets the steps, got shape {tuple(x.shape)}")
     return grid
 
 

@@ -129,4 +129,4 @@ def _drift(D: DenoiserLike, x: Tensor, x0: Tensor, t: Tensor, tau: float) -> tup
     alpha_rate, sigma_rate = (float(rate) for rate in D.process.rates(t))
     lam_rate = alpha_rate / alpha - sigma_rate / sigma
     drift = (sigma_rate / sigma - tau**2 * lam_rate) * x + (1 + tau**2) * alpha * lam_rate * x0
-    return drift, tau * sigma * math.sqrt(-2 * lam_rate)
+    return drift.to(x.dtype), tau * sigma * math.sqrt(-2 * lam_rate)

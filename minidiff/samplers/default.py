@@ -31,13 +31,17 @@ def sample(D: DenoiserLike, x: Tensor, nfe: int = 20, angle: Angle | None = None
 
     `angle` is that of the call, or D's own, or (σ_data, 0.8): data with a wide spectrum need another (`spectral_angle`,
     `calibrated_angle`). Raises TypeError or ValueError unless x is a finite tensor (B, *D), D a denoiser, nfe an
-    integer of at least 1, and scale and middle of the angle are positive and its power in (0, 1].
+    integer of at least 1, and scale and middle of the angle are positive and its power in (0, 1]; ValueError too where
+    the sample is not finite, because D was not or half precision overflowed.
     """
     check_denoiser(D)
-    scale, power, middle = check_angle(angle or getattr(D, "angle", None) or Angle(D.sigma_data, POWER))
+    angle = getattr(D, "angle", None) if angle is None else angle
+    scale, power, middle = check_angle(Angle(D.sigma_data, POWER) if angle is None else angle)
     grid = begin(D, x, angle_grid(D.process, nfe, scale if middle is None else middle, power))
     to_data = dataclasses.replace(grid, sigma=[*grid.sigma[:-1], 0.0], lam=[*grid.lam[:-1], math.inf])
-    return last(solve(D, x, to_data, order=ORDER, variable="cos", corrector=True, collocate=False, scale=scale))
+    made = last(solve(D, x, to_data, order=ORDER, variable="cos", corrector=True, collocate=False, scale=scale))
+    arguments.finite(f"the sample, made of {nfe} answers of D in {x.dtype},", made)
+    return made
 
 
 def angle_grid(process: Process, nfe: int, scale: float = 1.0, power: float = POWER) -> Tensor:

@@ -60,11 +60,14 @@ def integral_weights(
 
     nodes are values of λ and ℓ_j is the Lagrange basis on them, polynomial in of_lam(λ). Gauss–Legendre quadrature on
     panels of length at most 1 in λ, so that no difference of large terms cancels in short steps. For D, λ_s may be −∞,
-    and λ_t = +∞ (σ = 0) gives the value ℓ_j there.
+    and λ_t = +∞ (σ = 0) gives the value ℓ_j there. Raises ValueError where two nodes have the same of_lam, as those
+    with r < 1e-8 σ_data have in cos θ.
     """
     if len(nodes) == 1:
         return (-math.expm1(rate * (lam_s - lam_t)) if quantity == "x0" else math.exp(-lam_t) - math.exp(-lam_s),)
     at_nodes = of_lam(torch.tensor(nodes, dtype=torch.float64)).tolist()
+    if len(set(at_nodes)) < len(at_nodes):
+        raise ValueError(f"nodes must differ in the variable, got λ = {nodes} at {at_nodes}: use fewer steps, or λ")
     if quantity == "x0" and lam_t == math.inf:
         points, measure = torch.tensor([math.inf], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     else:
@@ -109,7 +112,7 @@ def exponential(
     infinite, a polynomial in λ leaves the node out, and a step to σ = 0 is of first order.
 
     x: (B, *D) at times[0]; times: float64 (n + 1,). Raises what `begin` raises, and ValueError unless 1 ≤ order ≤ 4 and
-    variable and quantity are known, and for ε̂ where α = 0.
+    variable and quantity are known, for ε̂ where α = 0, and for cos θ unless sigma_data > 0.
     """
     arguments.positive_integer("order", order)
     if order > 4:
@@ -119,6 +122,8 @@ def exponential(
     if quantity not in get_args(Quantity):
         raise ValueError(f"quantity must be among {get_args(Quantity)}, got {quantity!r}")
     grid = begin(D, x, times)
+    if variable == "cos":
+        arguments.real("the sigma_data of D", D.sigma_data, 1e-12)
     return solve(D, x, grid, order, variable, corrector, collocate, quantity)
 
 

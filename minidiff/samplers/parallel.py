@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.denoiser import DenoiserLike
+from minidiff.denoiser import Combined, DenoiserLike
 from minidiff.samplers.rows import stacked
 from minidiff.samplers.state import Grid, State, begin, last
 
@@ -78,12 +78,12 @@ class _Fine:
         self.calls += calls
 
 
-class _Counted:
+class _Counted(Combined):
     """D, counting its calls."""
 
     def __init__(self, D: DenoiserLike) -> None:
+        super().__init__(D)
         self.D, self.calls = D, 0
-        self.process, self.sigma_data, self.coupled = D.process, D.sigma_data, D.coupled
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """One call."""
@@ -150,7 +150,7 @@ def _settled(old: list[Tensor], new: list[Tensor], first: int, stop: int, tolera
     reached = first + 1
     while reached < stop:
         change = (new[reached] - old[reached]).flatten(1).square().mean(1).sqrt()
-        if float(change.max()) > tolerance:
+        if bool((change > tolerance).any()):
             break
         reached += 1
     return reached

@@ -13,18 +13,18 @@ from itertools import pairwise
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.denoiser import DenoiserLike
+from minidiff.denoiser import Combined, DenoiserLike
 from minidiff.samplers.state import Grid, State, begin
 
 Method = Callable[[DenoiserLike, Tensor, Tensor], Iterator[State]]
 
 
-class _SharedStart:
+class _SharedStart(Combined):
     """D that answers from memory when it is asked its first question again: all runs start at the same (x, t)."""
 
     def __init__(self, D: DenoiserLike) -> None:
+        super().__init__(D)
         self.D = D
-        self.process, self.sigma_data, self.coupled = D.process, D.sigma_data, D.coupled
         self.first: tuple[Tensor, float, Tensor] | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -114,10 +114,11 @@ def local_richardson(method: Method, D: DenoiserLike, x: Tensor, times: Tensor, 
     method's own. States are at every second time and the last.
 
     The method must be deterministic and keep nothing from step to step: ddim, euler, heun, dpm_solver.
-    x: (B, *D) at times[0]; times: float64 (n + 1,). Raises what `begin` raises, and ValueError for order < 1.
+    x: (B, *D) at times[0]; times: float64 (n + 1,). Raises what `begin` raises, and ValueError for order < 1 and sigma_data ≤ 0.
     """
     arguments.positive_integer("order", order)
     grid = begin(D, x, times)
+    arguments.real("the sigma_data of D", D.sigma_data, 1e-12)
     angle = [math.atan2(s, a * D.sigma_data) for a, s in zip(grid.alpha, grid.sigma, strict=True)]
     return _local(method, D, x, times, grid, angle, order)
 

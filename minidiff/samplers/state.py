@@ -78,8 +78,9 @@ def scalars(values: Sequence[float], x: Tensor) -> tuple[Tensor, ...]:
 def combine(scale: Tensor, x: Tensor, weights: tuple[float, ...], values: tuple[Tensor, ...]) -> Tensor:
     """scale · x + Σ_j weights[j] · values[j], in one new tensor; scale is 0-d.
 
-    Raises ValueError unless D returned the shape of x.
+    Raises TypeError unless D returned a floating-point tensor, ValueError unless it has the shape of x.
     """
+    arguments.floating("what D returns", values[0])
     if values[0].shape != x.shape:
         raise ValueError(f"D must return x̂_0 of the shape of x, {tuple(x.shape)}, got {tuple(values[0].shape)}")
     total = x * scale
@@ -89,11 +90,11 @@ def combine(scale: Tensor, x: Tensor, weights: tuple[float, ...], values: tuple[
 
 
 def add(x: Tensor, weights: tuple[float, ...], values: tuple[Tensor, ...]) -> Tensor:
-    """x + Σ_j weights[j] · values[j], in one new tensor."""
+    """x + Σ_j weights[j] · values[j], in one new tensor of the dtype of x, whatever D answers in."""
     total = x.add(values[0], alpha=weights[0])
     for weight, value in zip(weights[1:], values[1:], strict=False):
         total.add_(value, alpha=weight)
-    return total
+    return total.to(x.dtype)
 
 
 def last(states: Iterator[State]) -> Tensor:
