@@ -4,7 +4,9 @@ import importlib
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from minidiff import checks
 from minidiff.checks import CheckFailed, check
@@ -61,6 +63,31 @@ def test_answer_that_raises_is_reported_with_its_cause():
     with pytest.raises(CheckFailed, match="ddpm-01: the answer raised KeyError: 'snr'") as failure:
         check("ddpm-01", lambda a, snr_n: {}["snr"])
     assert isinstance(failure.value.__cause__, KeyError)
+
+
+def test_single_precision_is_named_where_it_may_be_the_reason():
+    """torch.tensor(0.3) is float32, and a right formula in it is not right to eight digits."""
+
+    def coefficients(alpha_s, sigma_s, alpha_t, sigma_t, c):
+        a = torch.sqrt(torch.tensor(sigma_t**2 - c**2)) / sigma_s
+        return a, alpha_t - a * alpha_s
+
+    with pytest.raises(CheckFailed, match=r"solve-01: this property .*: compute it in float64\)$"):
+        check("solve-01", coefficients)
+    with pytest.raises(CheckFailed) as failure:
+        check("solve-01", lambda *a: (1.0, 0.0))
+    assert "float64" not in str(failure.value)
+
+
+def test_a_pair_may_be_an_array(capsys):
+    def coefficients(alpha_s, sigma_s, alpha_t, sigma_t, c):
+        a = np.sqrt(sigma_t**2 - c**2) / sigma_s
+        return np.array([a, alpha_t - a * alpha_s])
+
+    check("solve-01", coefficients)
+    assert "all properties hold" in capsys.readouterr().out
+    with pytest.raises(CheckFailed, match="two values, got float64"):
+        check("solve-01", lambda *a: np.float64(1.0))
 
 
 @pytest.mark.parametrize("value", [None, "three", [1.0, "x"], object()])

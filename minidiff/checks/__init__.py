@@ -60,21 +60,26 @@ def check(identifier: str, answer: Answer) -> None:
     if not callable(answer):
         raise CheckFailed(f"{identifier}: the answer must be a function, got {type(answer).__name__}")
     try:
-        _CHECKERS[identifier](_reporting(answer))
+        _CHECKERS[identifier](_reporting(answer, rounded := []))
     except CheckFailed as failure:
-        raise CheckFailed(f"{identifier}: {failure}") from failure.__cause__
+        hint = " (the answer came in single precision: compute it in float64)" if rounded else ""
+        raise CheckFailed(f"{identifier}: {failure}{hint}") from failure.__cause__
     print(f"{identifier}: all properties hold")
 
 
-def _reporting(answer: Answer) -> Answer:
-    """The answer, whose own exceptions become failed checks."""
+def _reporting(answer: Answer, rounded: list[bool]) -> Answer:
+    """The answer, whose own exceptions become failed checks; `rounded` is filled once it returns less than float64."""
 
     @functools.wraps(answer)
     def called(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         try:
-            return answer(*args, **kwargs)
+            value = answer(*args, **kwargs)
         except Exception as error:
             raise CheckFailed(f"the answer raised {type(error).__name__}: {error}") from error
+        parts = value if isinstance(value, list | tuple) else [value]
+        if any(str(getattr(part, "dtype", "")).endswith(("float32", "float16")) for part in parts):
+            rounded.append(True)
+        return value
 
     return called
 

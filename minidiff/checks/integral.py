@@ -146,13 +146,13 @@ def another_variable(answer: Answer) -> None:
             expect(weights.shape == (3,), "there is one weight for each node")
             points = _points(lam_s, lam_s + h)
             kernel = (points - lam_s - h).exp()
-            close(weights.sum(), -math.expm1(-h), "the weights sum to the mass 1 − e^{−h}")
+            close(weights.sum(), -math.expm1(-h), "the weights sum to the mass 1 − e^{−h}", rtol=1e-6)
             at = u(torch.tensor(nodes, dtype=torch.float64))
             for power in (1, 2):
                 exact = _integral(lam_s, lam_s + h, kernel * u(points) ** power)
-                close((weights * at**power).sum(), exact, "the weights are exact for polynomials in u")
+                close((weights * at**power).sum(), exact, "the weights are exact for polynomials in u", rtol=1e-6)
             moved = answer(lambda lam, u=u: 3 - 2 * u(lam), lam_s, lam_s + h, nodes)
-            close(moved, weights, "an affine change of the variable leaves the weights alone")
+            close(moved, weights, "an affine change of the variable leaves the weights alone", rtol=1e-6)
 
 
 @checker("integral-06")

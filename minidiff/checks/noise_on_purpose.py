@@ -138,7 +138,9 @@ def noises_of_one_path(answer: Answer) -> None:
         fractions = [*inner, 1.0]
         rows = torch.eye(3, dtype=F64)
         found = answer(fractions, h, tau, list(rows.unbind(1)))
-        expect(isinstance(found, list | tuple) and len(found) == 3, "there is one noise for each fraction")
+        expect(
+            isinstance(found, list | tuple | torch.Tensor) and len(found) == 3, "there is one noise for each fraction"
+        )
         weights = torch.stack([number(n, "a noise") for n in found])
         expect(weights.shape == (3, 3), "a noise has the shape of a draw")
         expect(float(weights[0, 1:].abs().max()) == 0, "the first noise uses only the first draw")

@@ -114,7 +114,8 @@ def local_richardson(method: Method, D: DenoiserLike, x: Tensor, times: Tensor, 
     method's own. States are at every second time and the last.
 
     The method must be deterministic and keep nothing from step to step: ddim, euler, heun, dpm_solver.
-    x: (B, *D) at times[0]; times: float64 (n + 1,). Raises what `begin` raises, and ValueError for order < 1 and sigma_data ≤ 0.
+    x: (B, *D) at times[0]; times: float64 (n + 1,). Raises what `begin` raises, and ValueError for order < 1 and for
+    sigma_data ≤ 0.
     """
     arguments.positive_integer("order", order)
     grid = begin(D, x, times)
