@@ -98,6 +98,10 @@ def crossover(answer: Answer) -> None:
         close(always, 0.0, "with fewer calls and no more overhead A always wins: from 0 on")
         for more in (answer(calls_b, 2 * overhead_b, calls_a, overhead_b), answer(5, 2.0, 5, 1.0)):
             expect(more == math.inf, "with no fewer calls and more overhead A never wins: infinity")
+        for own in (1.0, 0.5):
+            always = answer(5, own, 5, 1.0)
+            expect(always == 0, "with as many calls and no more overhead A is never slower: from 0 on")
+        expect(answer(6, 0.1, 5, 1.0) == math.inf, "with more calls A loses for every large c: infinity")
 
 
 @checker("bench-05")
