@@ -10,7 +10,9 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 
 # Modules of this package that benchmarks use and that are none themselves.
-SUPPORT = frozenset({"contenders", "contexts", "judging", "problems", "reference", "results", "resume", "sprites"})
+SUPPORT = frozenset(
+    {"contenders", "contexts", "judging", "problems", "reference", "results", "resume", "short", "sprites"}
+)
 
 
 def names() -> list[str]:
