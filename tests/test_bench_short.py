@@ -155,7 +155,7 @@ def test_everything_is_stored_and_resumed(small, monkeypatch):
     shown = torch.tensor(list(kept["shown"].values()))
     assert shown.shape == (7, 10, 8, 8)
     assert 0 <= shown.min() <= shown.max() <= 16
-    monkeypatch.setattr(short, "compared", None)  # nothing is trained again
+    monkeypatch.setattr(short, "trained", None)  # nothing is trained again
     stages.main(["short"])
     assert results.load("guidance-short")["data"] == kept
 

@@ -1,4 +1,4 @@
-"""What the chapter on guidance stores: two digits on a canvas, tags, contexts, a short training (12 CPU-minutes).
+"""What the chapter on guidance stores: two digits on a canvas, tags, contexts, a short training (14 CPU-minutes).
 
 python -m minidiff.bench guidance [regions] [prompts] [short]
 
