@@ -3,9 +3,8 @@
 A small U-Net is trained from nothing for STEPS steps, which is too short, with labels dropped at random. Its weights'
 averages after a quarter, a half and three quarters of the same training are kept as weak models. Guidance by its own
 answer without a label, everywhere and on an interval of noise, and by each of the weak models, is run at every scale of
-SCALES, from the same noise and with the same labels, beside the network alone, the network alone in twice the calls, and
-one that was trained LONGER times as long. Samples are compared with the held-out digits. The best scale for the loss is a regression and needs no samples.
-
+SCALES from the same noise, beside the network alone, also in twice the calls, and one that was trained LONGER times as
+long. Samples are compared with held-out digits. The best scale for the loss is a regression and needs no samples.
 The number of steps and the pushes were chosen on seed 0, which is not among SEEDS.
 """
 
@@ -22,7 +21,7 @@ from torch import Tensor
 from minidiff import data, guidance, metrics, zoo
 from minidiff.bench import results, resume
 from minidiff.denoiser import Denoiser, DenoiserLike
-from minidiff.nets import Classifier, UNet
+from minidiff.nets import UNet
 from minidiff.objectives import flow_matching, velocity
 from minidiff.process import RectifiedFlow
 from minidiff.samplers import sample
@@ -31,18 +30,15 @@ from minidiff.train import EMA, device, fit, label_dropout, noised, progress, se
 
 FOLDER = Path("build/guidance")  # what an interrupted run goes on from
 SEEDS = (1, 2, 3)  # of a training and of the samples
-STEPS, LONGER = 200, 4
-CHANNELS, BATCH = 16, 64
+STEPS, LONGER, CHANNELS, BATCH = 200, 4, 16, 64
 QUARTERS = {1: "after a quarter", 2: "after a half", 3: "after three quarters"}  # of the steps: the weak models
 INTERVAL = (0.3, 3.0)  # in r = σ/α
 PUSHES = ("no label", "no label, interval", *QUARTERS.values())
 SCALES = (1.25, 1.5, 2.0, 3.0, 4.0)
 CALLS = 10  # steps of the default sampler; a push adds a call of the other model to each step in which it acts
-COPIES = 2  # samples for each held-out digit, with its label
-PART = 240  # samples that are drawn together
+COPIES, PART = 2, 240  # samples for each held-out digit, with its label; samples that are drawn together
 ROUNDS = 8  # noisy pictures of each held-out digit, for the regression
-SHOWN = 2.0  # the scale at which the first seed's samples are stored, one of each label
-CLASSES = 10
+SHOWN, CLASSES = 2.0, 10  # the scale at which the first seed's samples are stored, one of each label
 Family = Callable[[float, Tensor], guidance.Guided]  # (w, y) ↦ the guided denoiser
 
 
@@ -63,10 +59,10 @@ def trained(seed: int, steps: int) -> tuple[Denoiser, dict[str, Denoiser]]:
         warmup=min(50, steps // 4),
         ema=ema,
     )
-    stops = {steps * k // 4: name for k, name in QUARTERS.items()}
     for log in progress(logs, steps):
-        if log.step in stops:
-            weak[stops[log.step]] = copy.deepcopy(ema.module)
+        for k, name in QUARTERS.items():
+            if log.step == steps * k // 4:
+                weak[name] = copy.deepcopy(ema.module)
     return ema.module, weak
 
 
@@ -76,9 +72,8 @@ def pushes(D: Denoiser, weak: dict[str, Denoiser]) -> dict[str, Family]:
         "no label": lambda w, y: guidance.cfg(D, y, w),
         "no label, interval": lambda w, y: guidance.cfg(D, y, w, interval=INTERVAL),
     }
-    return by_label | {
-        name: lambda w, y, bad=bad: guidance.autoguidance(D.given(y), bad.given(y), w) for name, bad in weak.items()
-    }
+    by_age = {k: lambda w, y, bad=bad: guidance.autoguidance(D.given(y), bad.given(y), w) for k, bad in weak.items()}
+    return by_label | by_age
 
 
 def asked() -> Tensor:
@@ -96,12 +91,13 @@ def drawn(of_labels: Callable[[Tensor], DenoiserLike], seed: int, calls: int | N
 
 
 @torch.no_grad()
-def judged(x: Tensor, y: Tensor, judge: Classifier) -> dict[str, float]:
+def judged(x: Tensor, y: Tensor) -> dict[str, float]:
     """What is measured on pictures (n, 1, 8, 8) that should have the labels y (n,), in the judge's features.
 
     frechet: distance to the held-out digits. as_asked: how often the judge agrees. within: the total variance inside a
     class, in units of that of the held-out digits. recall: the share of these that the pictures cover.
     """
+    judge = zoo.load("digits-classifier").to(x.device)
     real, names = (tensor.to(x.device) for tensor in data.digits("test"))
     features, reference = judge.features(x), judge.features(real)
     manifolds = metrics.precision_recall(features, reference)
@@ -120,14 +116,14 @@ def spread(features: Tensor, y: Tensor) -> float:
     return float(torch.stack([features[y == k].var(0).sum() for k in y.unique()]).mean())
 
 
-def floors(judge: Classifier) -> list[dict[str, float]]:
+def floors() -> list[dict[str, float]]:
     """The same figures of training digits, chosen at random with the labels that are asked for, eight times."""
     images, labels = (tensor.to(device()) for tensor in data.digits("train"))
     y, rows = asked().sort().values, []
     for seed in range(8):
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
         chosen = [order[labels[order] == k][: int((y == k).sum())] for k in y.unique()]
-        rows.append(judged(images[torch.cat(chosen)], y, judge))
+        rows.append(judged(images[torch.cat(chosen)], y))
     return rows
 
 
@@ -138,7 +134,7 @@ def regression(of_scale: Family, seed: int) -> dict[str, float]:
     With Δ = D_2 − D_1, the change from w = 1 to w = 2, the loss is the parabola E‖x_0 − D_1 − (w − 1)Δ‖². Times and
     weight are those of the training.
     """
-    x0, y = (tensor.repeat(ROUNDS, *[1] * (tensor.ndim - 1)).to(device()) for tensor in data.digits("test"))
+    x0, y = (torch.cat([tensor] * ROUNDS).to(device()) for tensor in data.digits("test"))
     generator = torch.Generator().manual_seed(2000 + seed)
     t = low_discrepancy(logit_normal_density())(len(x0), generator).to(device())
     x = RectifiedFlow().noise(x0, t, torch.randn(x0.shape, generator=generator).to(device()))
@@ -154,14 +150,13 @@ def regression(of_scale: Family, seed: int) -> dict[str, float]:
 
 def compared(seed: int) -> dict[str, Any]:
     """All rows of one seed, the regressions, and a sample of each label at the scale SHOWN in grey levels 0 … 16."""
-    judge, y = zoo.load("digits-classifier").to(device()).requires_grad_(False), asked()
-    first = [int((y == k).nonzero()[0]) for k in y.unique()]
+    first = [int((asked() == k).nonzero()[0]) for k in range(CLASSES)]
     (D, weak), (longer, _) = trained(seed, STEPS), trained(seed, LONGER * STEPS)
     families, rows, shown = pushes(D, weak), [], {}
 
     def row(push: str, w: float, calls: int, of_labels: Callable[[Tensor], DenoiserLike]) -> None:
         x = drawn(of_labels, seed)
-        rows.append({"seed": seed, "push": push, "w": w, "calls": calls, **judged(x, y, judge)})
+        rows.append({"seed": seed, "push": push, "w": w, "calls": calls, **judged(x, asked())})
         print(rows[-1], flush=True)
         if w in (1.0, SHOWN):
             shown[push] = (8 * (x[first, 0].clamp(-1, 1) + 1)).round().int().tolist()
@@ -171,8 +166,8 @@ def compared(seed: int) -> dict[str, Any]:
     for push, of_scale in families.items():
         for w in SCALES:
             row(push, w, calls(of_scale, w), lambda labels, w=w, of_scale=of_scale: of_scale(w, labels))
+    families["longer"] = pushes(longer, {})["no label"]
     fits = {name: regression(of_scale, seed) for name, of_scale in families.items()}
-    fits["longer"] = regression(pushes(longer, {})["no label"], seed)
     return {"rows": rows, "fits": {"seed": seed, **fits}, "shown": shown}
 
 
@@ -187,21 +182,18 @@ def calls(of_scale: Family, w: float) -> int:
 
 def finer(seed: int) -> dict[str, Any]:
     """The network alone in twice the calls, as many as a push takes."""
-    judge, (D, _) = zoo.load("digits-classifier").to(device()).requires_grad_(False), trained(seed, STEPS)
-    figures = judged(drawn(D.given, seed, 2 * CALLS), asked(), judge)
-    return {"seed": seed, "push": "finer", "w": 1.0, "calls": 2 * CALLS, **figures}
+    x = drawn(trained(seed, STEPS)[0].given, seed, 2 * CALLS)
+    return {"seed": seed, "push": "finer", "w": 1.0, "calls": 2 * CALLS, **judged(x, asked())}
 
 
 def short() -> None:
     """guidance-short: everything for each seed, with the same figures of real digits."""
     made = [resume.once(FOLDER / f"short-{seed}.json", lambda s=seed: compared(s)) for seed in SEEDS]
-    twice = [resume.once(FOLDER / f"short-finer-{seed}.json", lambda s=seed: finer(s)) for seed in SEEDS]
+    finely = [resume.once(FOLDER / f"short-finer-{seed}.json", lambda s=seed: finer(s)) for seed in SEEDS]
     stored = {
-        "training_steps": STEPS,
-        "longer": LONGER,
-        "samples": len(asked()),
-        "real": floors(zoo.load("digits-classifier").to(device()).requires_grad_(False)),
-        "rows": [row for of in made for row in of["rows"]] + twice,
+        **{"training_steps": STEPS, "longer": LONGER, "samples": len(asked())},
+        "real": floors(),
+        "rows": [row for of in made for row in of["rows"]] + finely,
         "fits": [of["fits"] for of in made],
         "shown": made[0]["shown"],
     }
