@@ -78,6 +78,8 @@ class LabelledMixture(GaussianMixture):
 
     def _check(self, y: Tensor, x: Tensor) -> None:
         arguments.floating("x", x)
+        if not isinstance(y, Tensor):
+            raise TypeError(f"y must be a tensor with one label a sample, got {type(y).__name__}")
         if y.dtype != torch.int64 or y.shape != x.shape[:1]:
             raise ValueError(f"y must be int64 of shape ({len(x)},), got {y.dtype} of shape {tuple(y.shape)}")
         if len(y) and not 0 <= int(y.min()) <= int(y.max()) < len(self.classes):

@@ -50,8 +50,10 @@ def own_log_weights(points: Tensor, r: float, noise: Tensor) -> Tensor:
     """log p_i(x_i + r ε_i), p_i(y) = exp(−|y − x_i|²/2r²) / Σ_j exp(−|y − x_j|²/2r²); (n,) float64.
 
     points and noise (n, *D). It is near 0 where the exact denoiser of the points knows which of them it sees. Raises
-    ValueError for different shapes or r ≤ 0.
+    ValueError for different shapes, values that are not finite or r ≤ 0.
     """
+    arguments.finite("points", points)
+    arguments.finite("noise", noise)
     arguments.same_shape("points", points, "noise", noise)
     arguments.real("r", r, 1e-12)
     x = points.double().flatten(1)
@@ -64,15 +66,16 @@ def relu_kernel(a: Tensor, b: Tensor) -> Tensor:
     """E_w max(w·a, 0) max(w·b, 0), w ~ N(0, I), of rows a (n, d) and b (m, d): (n, m).
 
     |a| |b| (sin θ + (π − θ) cos θ) / 2π with the angle θ between them: the kernel of infinitely many random features
-    of a rectifier. Raises ValueError for other shapes.
+    of a rectifier; 0 with a row of zeros. Raises ValueError for other shapes and for two dtypes.
     Source: Cho and Saul 2009, the arc-cosine kernel of degree 1, halved.
     """
     arguments.finite("a", a)
     arguments.finite("b", b)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"a and b must be (n, d) and (m, d), got {tuple(a.shape)} and {tuple(b.shape)}")
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or a.dtype != b.dtype:
+        got = f"{tuple(a.shape)} of {a.dtype} and {tuple(b.shape)} of {b.dtype}"
+        raise ValueError(f"a and b must be (n, d) and (m, d) of one dtype, got {got}")
     lengths = a.norm(dim=1)[:, None] * b.norm(dim=1)
-    cos = (a @ b.T / lengths.clamp(min=1e-300)).clamp(-1, 1)
+    cos = (a @ b.T / lengths.clamp(min=torch.finfo(a.dtype).tiny)).clamp(-1, 1)
     angle = torch.arccos(cos)
     return lengths * (angle.sin() + (math.pi - angle) * cos) / (2 * math.pi)
 

@@ -99,6 +99,10 @@ WRONG = {
         (lambda n: torch.triu(torch.ones(n, n), 1), "has a directed cycle"),
         (lambda n: torch.ones(n, n), "degree n − 1 is zero"),
         (lambda n: ring(n) + torch.diag(torch.full((n,), 0.1)), "degree n − 1 is zero"),
+        (
+            lambda n: torch.zeros(n, n).index_put((torch.tensor([0, 1]), torch.tensor([1, 0])), torch.tensor(1e-4)),
+            "zero",
+        ),
         (lambda n: ring(n + 1), "size asked for"),
     ],
     "causal-03": [

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 
@@ -67,6 +68,13 @@ def batched(D, x, t, y, null, w):
     t = t if t.ndim == 0 else torch.cat([t, t])
     one, zero = D(torch.cat([x, x]), t, torch.cat([y, torch.full_like(y, null)])).chunk(2)
     return zero + w * (one - zero)
+
+
+def in_turn(D, x, t, y, null, w):
+    """One row with its label, one without, and so on."""
+    rows = torch.stack([y, torch.full_like(y, null)], 1).flatten()
+    made = D(x.repeat_interleave(2, 0), t.expand(len(x)).repeat_interleave(2), rows).unflatten(0, (len(x), 2))
+    return (1 - w) * made[:, 1] + w * made[:, 0]
 
 
 def two_calls(D, x, t, y, null, w):
@@ -139,6 +147,16 @@ RIGHT = {
     "guide-05": summary,
     "guide-06": best_scale,
 }
+# The same in other forms: other routes, tensors and arrays in the place of floats.
+ALSO_RIGHT = {
+    "guide-01": [
+        lambda *arguments: torch.tensor(ends(*arguments)),
+        lambda *arguments: np.array(ends(*arguments)),
+    ],
+    "guide-04": [in_turn],
+    "guide-05": [lambda *arguments: torch.stack(summary(*arguments))],
+    "guide-06": [lambda kappa, phi: (kappa * (kappa - 1) + phi**2) / ((kappa - 1) ** 2 + phi**2)],
+}
 WRONG = {
     "guide-01": [
         (the_same_twice, "the first std is that of the path"),
@@ -163,7 +181,7 @@ WRONG = {
         (one_more, "x̂_0 \\+ w"),
     ],
     "guide-05": [
-        (overflowing, "each of the three is finite"),
+        (overflowing, "the mean, its standard error and the effective number is finite"),
         (one_pool, "a factor on all weights of a system"),
         (all_independent, "standard error over systems"),
     ],

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 
@@ -82,6 +83,11 @@ def of_the_mean(first, second, truth):
     return (((first + second) / 2 - truth) ** 2).sum(1).mean(), parts(first, second, truth)[1]
 
 
+def as_if_alike(first, second, truth):
+    """The mean error over all inputs: biases of opposite sign cancel."""
+    return (first - truth).mean(0).square().sum(), parts(first, second, truth)[1]
+
+
 def not_halved(first, second, truth):
     bias, variance = parts(first, second, truth)
     return bias, 2 * variance
@@ -103,6 +109,18 @@ RIGHT = {
     "memory-03": local_denoiser,
     "memory-04": parts,
     "memory-05": hiding,
+}
+# The same in other forms: other routes, tensors and arrays in the place of floats.
+ALSO_RIGHT = {
+    "memory-01": [
+        lambda m, covariance: torch.linalg.eigvalsh(torch.outer(m, m) - covariance)[-1].clamp(min=0).sqrt(),
+    ],
+    "memory-02": [
+        lambda *arguments: torch.tensor(stop(*arguments), dtype=torch.float64),
+        lambda *arguments: np.float64(stop(*arguments)),
+    ],
+    "memory-04": [lambda *arguments: np.array([float(part) for part in parts(*arguments)])],
+    "memory-05": [lambda training: torch.tensor(hiding(training))],
 }
 # Each wrong answer with a piece of the message that it gets.
 WRONG = {
@@ -126,6 +144,7 @@ WRONG = {
     ],
     "memory-04": [
         (of_the_mean, "unbiased whatever the variance"),
+        (as_if_alike, "unbiased whatever the variance"),
         (not_halved, "variance of one training"),
         (per_coordinate, "unbiased whatever the variance|variance of one training"),
         (lambda first, second, truth: (0.0, parts(first, second, truth)[1]), "unbiased"),

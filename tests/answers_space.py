@@ -102,6 +102,7 @@ WRONG = {
     "space-06": [
         (lambda ratio, n, generator: (math.exp(-(ratio**2) / 2), measured(ratio, n, generator)), "in the plane"),
         (lambda ratio, n, generator: ((1 + ratio**2) ** -0.5,) * 2, "is measured"),
+        (lambda ratio, n, generator: ((1 + ratio**2) ** -0.5, (1 + ratio**2) ** -0.5 + 1e-9), "a whole number of"),
         (
             lambda ratio, n, generator: (1 - 2 / math.pi * math.atan(ratio), measured(ratio, n, generator)),
             "in the plane",

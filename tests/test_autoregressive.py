@@ -109,6 +109,7 @@ def test_it_learns_two_moons_on_a_board():
     ("call", "error", "message"),
     [
         (lambda: Autoregressive(width=0), ValueError, "width must be at least 1"),
+        (lambda: Autoregressive((0, 4)), ValueError, "the number of values of x must be at least 1, got 0"),
         (lambda: Autoregressive(depth=0), ValueError, "depth must be at least 1"),
         (lambda: Autoregressive(levels=1), ValueError, "levels must be at least 2"),
         (lambda: Autoregressive(dropout=1.0), ValueError, "dropout must be"),

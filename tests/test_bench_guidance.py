@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from minidiff import data, zoo
-from minidiff.bench import guidance, results
+from minidiff.bench import guidance, pictures, results
 from minidiff.denoiser import Denoiser
 from minidiff.nets import UNet
 from minidiff.process import RectifiedFlow
@@ -130,9 +130,7 @@ def test_regions_are_stored_and_resumed(small, monkeypatch):
         assert ("shown" in row) == (row["seed"] == 0)
     alone = kept["rows"][0]
     assert alone["exchanged"]["placed"] == alone["swapped"]  # the masks are not heard
-    shown = torch.tensor(alone["shown"])
-    assert shown.shape == (2, 2, 8, 16)
-    assert 0 <= shown.min() <= shown.max() <= 16
+    shown = pictures.unpacked(alone["shown"], (2, 2, 8, 16))
     assert torch.equal(shown[0], shown[1])
     assert 0 <= kept["readable"] <= 1
     monkeypatch.setattr(guidance, "trained", None)  # nothing is trained again

@@ -6,7 +6,7 @@ from copies import Copies
 
 from minidiff import data, zoo
 from minidiff.analytic import Empirical
-from minidiff.bench import inverse, results
+from minidiff.bench import inverse, pictures, results
 from minidiff.process import RectifiedFlow
 
 
@@ -78,9 +78,9 @@ def test_everything_is_stored(small):
     assert all(0 <= row["total_variation"] <= 1 for row in table)
     network = results.load("inverse-network")["data"]["table"]
     assert all(row["fit"] >= 0 for row in network)
-    truth = torch.tensor([list(bytes.fromhex(shades)) for shades in network[0]["first"]]) / 127.5 - 1
+    truth = pictures.unpacked(network[0]["first"], (8, 1, 8, 8))
     images, _, _ = inverse.tasks.measurements(*inverse.tasks.operators()["inpainting"], 8)
-    torch.testing.assert_close(truth, images.flatten(1), rtol=0, atol=0.5 / 127.5 + 1e-6)
+    torch.testing.assert_close(truth, images, rtol=0, atol=0.5 / 127.5 + 1e-6)
     assert [row["t"] for row in results.load("inverse-edit")["data"]["table"]] == [0.2, 0.8]
     with pytest.raises(ValueError, match="stages are"):
         inverse.main(["nothing"])

@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from minidiff import data, zoo
-from minidiff.bench import relatives
-from minidiff.bench.relatives import trained
+from minidiff.bench import pictures, relatives
+from minidiff.bench.relatives import energies, generators, trained
 
-SMALL = {"DRAWS": 1, "PROPOSALS": 4, "CONSTANT": 300, "CHAIN": 2, "RUNGS": 2, "BITS_EVERY": 40, "COMPONENTS": 3}
+SMALL = {
+    generators: {"DRAWS": 1, "COMPONENTS": 3},
+    energies: {"PROPOSALS": 4, "CONSTANT": 300, "CHAIN": 2, "RUNGS": 2, "BITS_EVERY": 40},
+}
 
 
 @pytest.fixture
@@ -20,9 +23,11 @@ def small(monkeypatch, tmp_path):
     images, labels = data.digits("all")
     parts = {"all": slice(70), "train": slice(1000, 1300), "test": slice(1400, 1480)}
     monkeypatch.setattr(data, "digits", lambda split: (images[parts[split]], labels[parts[split]]))
-    monkeypatch.setattr(trained, "STEPS", dict.fromkeys(trained.STEPS, 2))
-    for name, value in SMALL.items():
-        monkeypatch.setattr(trained, name, value)
+    for family in trained.STEPS:
+        monkeypatch.setitem(trained.STEPS, family, 2)
+    for module, settings in SMALL.items():
+        for name, value in settings.items():
+            monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(relatives, "SEEDS", (0, 1))
     return tmp_path / "book" / "results"
 
@@ -33,8 +38,8 @@ def test_the_table(small, capsys, monkeypatch):
         json.loads((small / f"relatives-{name}.json").read_text())["data"] for name in ("digits", "samples")
     )
     table = {row["family"]: row for row in found["table"]}
-    assert list(table) == list(trained.MAKERS) == list(shown) and len(found["rows"]) == 2 * len(table)
-    assert all(len(images) == relatives.SHOWN and len(images[0]) == 64 for images in shown.values())
+    assert list(table) == list(relatives.MAKERS) == list(shown) and len(found["rows"]) == 2 * len(table)
+    assert all(pictures.unpacked(text, (-1, 1, 8, 8)).shape[0] == relatives.SHOWN for text in shown.values())
     assert table["training set"]["copy_rate"] == 1
     assert table["training set"]["nearest"] == 0
     assert all(row["copy_rate"] < 0.5 for name, row in table.items() if name not in ("training set", "neighbours"))

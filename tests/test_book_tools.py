@@ -95,6 +95,9 @@ def test_the_set_up_cell_is_the_agreed_one(book):
         (["setup", markdown(r"$\begin{align}x\end{align}$")], "align"),
         (["setup", markdown("$$x$$")], "a display without a label"),
         (["setup", code("print(1)", "nbval-check-output")], "is tagged nbval-check-output and has no stored output"),
+        (["setup", code("print(1)\nplot.show(fig, alt=a)", "nbval-check-output")], "and calls plot.show"),
+        (["setup", code("if x:\n    slider(f, [1], label=b)", "nbval-check-output")], "and calls slider"),
+        (["setup", code("widgets.explorer(f, a, b)", "nbval-check-output")], "and calls explorer"),
         (["setup", *exercise(label="1-01")], "the exercise's label is '1-01', not of the form chapter-01"),
         (["setup", *exercise(), *exercise()], "the id add-01 is taken"),
         (["setup", *exercise(label="add-02")], "a solution to add-01 inside another or before its exercise"),
@@ -109,6 +112,15 @@ def test_the_set_up_cell_is_the_agreed_one(book):
 def test_a_planted_fault_is_found(book, cells, message):
     store(book, [markdown("$$x$$ (eq-one)"), *(setup(book) if cell == "setup" else cell for cell in cells)])
     assert any(message in problem for problem in check_sources.problems(book))
+
+
+@pytest.mark.parametrize(
+    ("source", "tag"),
+    [("plot.show(fig, alt=a)", "hide-input"), ("print(1)  # plot.show(fig) is below", "nbval-check-output")],
+)
+def test_only_checked_cells_may_not_draw(book, source, tag):
+    store(book, [setup(book), code(source, tag)])
+    assert not any("and calls" in problem for problem in check_sources.problems(book))
 
 
 @pytest.mark.parametrize(

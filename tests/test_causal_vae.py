@@ -177,6 +177,8 @@ def test_it_learns_that_one_concept_causes_another():
         (lambda: model().loss(images(2), torch.zeros(2, 3), torch.zeros(2, 2)), ValueError, "same shape"),
         (lambda: model().loss(images(2), torch.zeros(2, 3).long(), torch.zeros(2, 3)), TypeError, "floating-point"),
         (lambda: model().counterfactual(images(2), {3: 0.0}), ValueError, "variables 0…2"),
+        (lambda: model().counterfactual(images(2), {0: 0.0}, math.nan), ValueError, "threshold must be"),
+        (lambda: model().loss(images(2), torch.zeros(1, 3), torch.zeros(2, 3)), ValueError, "u and the mean of the"),
         (lambda: model().sample(torch.zeros(2, 2)), ValueError, r"u must have shape \(B, 3\)"),
     ],
 )

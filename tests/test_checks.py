@@ -12,6 +12,12 @@ from minidiff.checks import CheckFailed, check
 # One module of answers for each chapter. Each wrong answer stands with a piece of the message that it gets.
 CHAPTERS = [importlib.import_module(file.stem) for file in sorted(Path(__file__).parent.glob("answers_*.py"))]
 RIGHT = {identifier: answer for chapter in CHAPTERS for identifier, answer in chapter.RIGHT.items()}
+ALSO_RIGHT = [
+    (identifier, answer)
+    for chapter in CHAPTERS
+    for identifier, answers in getattr(chapter, "ALSO_RIGHT", {}).items()
+    for answer in answers
+]
 WRONG = {identifier: answers for chapter in CHAPTERS for identifier, answers in chapter.WRONG.items()}
 
 
@@ -21,6 +27,11 @@ def test_right_answers_pass_in_time(identifier, capsys):
     check(identifier, RIGHT[identifier])
     assert time.process_time() - start < 2
     assert capsys.readouterr().out == f"{identifier}: all properties hold\n"
+
+
+@pytest.mark.parametrize(("identifier", "answer"), ALSO_RIGHT)
+def test_right_answers_in_another_form_pass(identifier, answer):
+    check(identifier, answer)
 
 
 @pytest.mark.parametrize(

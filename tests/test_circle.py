@@ -114,7 +114,13 @@ def test_the_reverse_walk_returns_the_data():
         (lambda x: circle.density_by_series(x, 1.0, 0), ValueError, "terms must be at least 1"),
         (lambda x: circle.score(x.long(), 1.0), TypeError, "theta must be a floating-point tensor"),
         (lambda x: circle.score_of_data(x[:0], x, 1.0), ValueError, r"data and theta must be \(n,\) and \(B,\)"),
+        (lambda x: circle.score_of_data(x, x * math.nan, 1.0), ValueError, "theta must be finite"),
         (lambda x: circle.walk(x, -1.0), ValueError, "variance must be a finite number"),
+        (
+            lambda x: list(circle.reverse_walk(lambda x, v: x[:, None], x, torch.tensor([2.0, 1.0]))),
+            ValueError,
+            "the answer of score and theta must have the same shape",
+        ),
         (lambda x: circle.reverse_walk(None, x, torch.tensor([1.0, 2.0])), ValueError, "positive and strictly falling"),
         (lambda x: circle.reverse_walk(None, x, torch.tensor([1.0, 0.0])), ValueError, "positive and strictly falling"),
     ],

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from odes import even, rk4
 from test_orders import mixture
 
 from minidiff.analytic import GaussianMixture
@@ -25,17 +26,6 @@ def gen(seed=0):
 
 def time(t):
     return torch.tensor(t, dtype=F64)
-
-
-def rk4(slope, y, start, stop, count=100):
-    h = (stop - start) / count
-    for i in range(count):
-        t = start + i * h
-        k1 = slope(t, y)
-        k2 = slope(t + h / 2, y + h / 2 * k1)
-        k3 = slope(t + h / 2, y + h / 2 * k2)
-        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(t + h, y + h * k3))
-    return y
 
 
 @SETTINGS
@@ -87,7 +77,7 @@ def test_flow_against_its_equation(process):
         return process.rate * (A + GG @ torch.linalg.inv(process.covariance(time(t))) / 2) @ R
 
     for s, t in ((1.0, 0.3), (0.3, 0.1), (0.2, 0.7)):
-        solved = rk4(slope, torch.eye(2, dtype=F64), s, t, 400)
+        solved = rk4(slope, torch.eye(2, dtype=F64), even(s, t, 400))
         torch.testing.assert_close(process.flow(time(t), time(s)), solved, rtol=1e-5, atol=1e-6)
     whole = process.flow(time(0.0), time(0.5))
     torch.testing.assert_close(process.flow(time(0.0), time(0.2)) @ process.flow(time(0.2), time(0.5)), whole)
@@ -149,7 +139,7 @@ def point(x0=0.7):
 def test_one_step_is_exact_for_a_point(order):
     D, z = point(), CLD.prior((6, 1), gen(), F64)
     stop = time(0.1)
-    exact = rk4(lambda t, z: D.velocity(z, time(t)), z, 1.0, 0.1, 300)
+    exact = rk4(lambda t, z: D.velocity(z, time(t)), z, even(1.0, 0.1, 300))
     for grid in (time([1.0, 0.1]), torch.linspace(1, 0.1, 4, dtype=F64)):
         torch.testing.assert_close(last(gddim(D, z, grid, order=order)), exact, rtol=1e-6, atol=1e-6)
     by_hand = CLD.mean(stop)[:, None] * 0.7 + apply(CLD.flow(stop, time(1.0)), z - CLD.mean(time(1.0))[:, None] * 0.7)
@@ -163,7 +153,7 @@ def test_order(order, gauge):
     """Slopes on a mixture from t = 0.6 to 0.1, where the flow is smooth, against Runge–Kutta."""
     D = PhaseSpace(mixture(VE(0.001, 100.0)), CLD)
     z = torch.randn(5, 2, 2, generator=gen(), dtype=F64)
-    exact = rk4(lambda t, z: D.velocity(z, time(t)), z, 0.6, 0.1, 150)
+    exact = rk4(lambda t, z: D.velocity(z, time(t)), z, even(0.6, 0.1, 150))
     errors = []
     for n in (40, 160):
         end = last(gddim(D, z, torch.linspace(0.6, 0.1, n + 1, dtype=F64), order=order, gauge=gauge))

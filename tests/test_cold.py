@@ -160,6 +160,9 @@ def test_noise_with_the_implied_eps_is_ddim():
         ),
         (lambda: cold.fade(X0 * math.nan), ValueError, "target must be finite"),
         (lambda: cold.blur(-1.0), ValueError, "strength must be a finite number"),
+        (lambda: cold.blur(1.0)(X0, torch.tensor(-0.1)), ValueError, "the severity s must be a finite number in"),
+        (lambda: cold.fade(X0)(X0, torch.tensor(math.nan)), ValueError, "the severity s must be a finite number in"),
+        (lambda: cold.erase(ORDER)(X0, torch.tensor(1.1)), ValueError, "the severity s must be a finite number in"),
         (lambda: cold.erase(ORDER * math.inf), ValueError, "order must be finite"),
     ],
 )

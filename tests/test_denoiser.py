@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixtures import three as mixture
 from processes import FORMULAS, PROCESSES, name
 from torch import nn
 
-from minidiff.analytic import GaussianMixture
 from minidiff.denoiser import Denoiser, Given, check_denoiser, convert, predict
 from minidiff.process import EDM, VE, CosineVP, LinearVP, RectifiedFlow, TrigFlow
 
@@ -158,11 +158,6 @@ class Oracle(nn.Module):
 
     def forward(self, x, t, y):
         return convert(self.exact(x, t), x, t, self.exact.process, "x0", self.predicts)
-
-
-def mixture(process):
-    means = torch.tensor([[1.0, 0.0], [-0.6, 0.8], [-0.4, -1.1]], dtype=F64)
-    return GaussianMixture(process, torch.tensor([0.5, 0.3, 0.2], dtype=F64), means, stds=0.3)
 
 
 DETERMINED = [(p, n) for p in PROCESSES for n in NAMES if n not in ("eps", "score") or math.isfinite(p.lam_range[0])]

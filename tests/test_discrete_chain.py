@@ -274,7 +274,11 @@ def test_bad_matrices(make, error, message):
         (lambda c, x: c.noise(x.float(), 1), TypeError, "x0 must be an int64 tensor, got torch.float32"),
         (lambda c, x: c.noise(x[0], 1), ValueError, r"x0 must have shape \(B, L\) and not be empty, got \(2,\)"),
         (lambda c, x: c.noise(x, 5), ValueError, "n must lie in 0 … 4, got 5"),
+        (lambda c, x: c.marginal(x, 1.0), TypeError, "n must be an integer"),
         (lambda c, x: c.posterior(x, x[:, :1], 0, 1), ValueError, "x_n and x0 must have the same shape"),
+        (lambda c, x: c.reverse(torch.zeros(1, 2, 3), x, 1, 9), ValueError, "0 ≤ s < n ≤ 4, got s = 1, n = 9"),
+        (lambda c, x: c.reverse(torch.full((1, 2, 3), math.nan), x, 0, 1), ValueError, "log_p must be without NaN"),
+        (lambda c, x: c.sample(None, x, 3, indices=(4.0, 0.0)), TypeError, "indices must be an integer"),
         (lambda c, x: c.between(2, 2), ValueError, "0 ≤ s < n ≤ 4, got s = 2, n = 2"),
         (lambda c, x: c.reverse(torch.zeros(1, 2, 4), x, 0, 1), ValueError, r"log_p must be \(B, L, K\) with K ≤ 3"),
         (lambda c, x: c.prior_kl(x, torch.ones(3)), ValueError, "every row of prior must sum to 1"),
@@ -298,3 +302,25 @@ def test_bad_matrices(make, error, message):
 def test_bad_arguments(call, error, message):
     with pytest.raises(error, match=message):
         call(Chain(STEPS["uniform"]), torch.tensor([[0, 1]]))
+
+
+def test_beliefs_that_rule_out_what_is_seen_are_refused():
+    """The token 0 is seen through the absorbing noise, and D is sure of a 1: no way back, and no silent token 0."""
+    chain, seen = Chain(STEPS["absorbing"]), torch.tensor([[0, 3]])
+    sure = torch.full((1, 2, 3), -math.inf)
+    sure[..., 1] = 0.0
+    for combine in (chain.reverse, chain.reverse_published):
+        with pytest.raises(ValueError, match="leave, at every position, an x_0 that can lead to x_n"):
+            combine(sure, seen, 1, 2)
+        assert torch.isfinite(combine(sure, torch.tensor([[1, 3]]), 1, 2)).all()
+    last = torch.tensor([[0, 3]])
+    with pytest.raises(ValueError, match="an x_0 that can lead to x_n"):
+        list(chain.sample(lambda x, t: sure, last, 3))
+    with pytest.raises(ValueError, match="x_n must be able to come from x0"):
+        chain.step_kl(lambda x, t: torch.zeros(1, 2, 3), torch.tensor([[1, 1]]), seen, 2, 3)
+
+
+@pytest.mark.parametrize("nothing", [[0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]])
+def test_nothing_to_draw_from(nothing):
+    with pytest.raises(ValueError, match="probabilities must be finite, with one above zero"):
+        categorical(torch.tensor([nothing]))

@@ -179,3 +179,8 @@ def test_bad_times_and_tokens():
         mixture_noise(x + 2, torch.tensor(0.5), source, K)
     with pytest.raises(ValueError, match=r"t must lie in \[0, 1\]"):
         mixture_kernel(torch.tensor(2.0), source, K)
+    with pytest.raises(ValueError, match=r"t must be 0-d, got shape \(2,\)"):
+        mixture_kernel(torch.tensor([0.1, 0.2]), source, K)
+    for call in (lambda: mixture_kernel(0.5, source, K), lambda: jump_rates(D, x, 0.5, source, K)):
+        with pytest.raises(TypeError, match="t must be a floating-point tensor, got float"):
+            call()

@@ -136,6 +136,25 @@ def test_both_losses_are_unbiased():
     assert float(by_count.var()) < float(by_rate.var()) / 2
 
 
+def test_counting_takes_away_the_variance():
+    """With a uniform D they are |M| log K/t and L log K: the second does not vary, the first has no finite variance.
+
+    E (|M|/t)² = (L t (1 − t) + L² t²)/t² at the rate t, whose integral over t diverges at 0 like L log 1/t.
+    """
+
+    def flat(x, t):
+        return torch.zeros(*x.shape, K)
+
+    n = 200_000
+    x0 = torch.zeros(n, L, dtype=torch.int64)
+    counted = count_loss(flat, x0, torch.arange(n) % L + 1, K, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(counted, torch.full((n,), L * math.log(K), dtype=torch.float64))
+    for t in (0.5, 0.05, 0.005):
+        squares = rate_loss(flat, x0, torch.tensor(t), K, torch.Generator().manual_seed(1)).square() / math.log(K) ** 2
+        expected = L * (1 - t) / t + L**2
+        assert abs(float(squares.mean()) - expected) < 5 * float(squares.std()) / math.sqrt(n)
+
+
 def test_counts_are_exact():
     x0 = torch.zeros(50, 7, dtype=torch.int64)
     seen = []
@@ -252,6 +271,9 @@ def test_confident_order_sharpens():
         (lambda x: count_loss(wrong, x, torch.tensor([0]), K), ValueError, "counts must lie in 1 … 3, got 0 … 0"),
         (lambda x: count_loss(wrong, x, torch.tensor([4]), K), ValueError, "counts must lie in 1 … 3, got 4 … 4"),
         (lambda x: count_loss(wrong, x, torch.tensor([1.0]), K), ValueError, r"counts must be int64 of shape \(1,\)"),
+        (lambda x: count_loss(wrong, x, [1], K), ValueError, r"counts must be int64 of shape \(1,\), got list"),
+        (lambda x: law_of_ancestral(wrong, L, K, uniform(2, end=0.5)), ValueError, "times must end at 0"),
+        (lambda x: random_table().sample(0), ValueError, "n must be at least 1, got 0"),
         (lambda x: ancestral(wrong, x + K + 1, uniform(2), K), ValueError, "tokens of x must lie in 0 … 3"),
         (lambda x: ancestral(wrong, x, uniform(2).flip(0), K), ValueError, "strictly decreasing"),
         (lambda x: unmask(wrong, x + K, [1, 1], K), ValueError, r"sum to the 3 masked tokens of a row, got \[1, 1\]"),

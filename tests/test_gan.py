@@ -203,6 +203,11 @@ def test_samples():
         (lambda: GAN().sample(0), ValueError, "n must be at least 1"),
         (lambda: next(play(GAN(), [], rounds=0)), ValueError, "rounds must be at least 1"),
         (lambda: next(play(GAN(), [], rounds=1, every=0)), ValueError, "every must be at least 1"),
+        (
+            lambda: list(play(GAN(), [(torch.zeros(2, 1, 8, 8),)], rounds=3)),
+            ValueError,
+            "for 3 rounds, they ended after 1",
+        ),
         (lambda: optimal_logit(torch.zeros(2), torch.zeros(3)), ValueError, "same shape"),
         (lambda: discriminator_loss(torch.zeros(2), torch.zeros(3)), ValueError, "same shape"),
         (lambda: generator_loss(torch.zeros(2), torch.zeros(3)), ValueError, "same shape"),

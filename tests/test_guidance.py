@@ -403,15 +403,26 @@ def test_refusals():
         (lambda: cfg(D, y, 2.0)(x, one + 1), ValueError, r"t must lie in \[0, 1\]"),
         *(
             (lambda bad=bad: autoguidance(D1, D1, 2.0, bad), ValueError, r"interval must be \(low, high\)")
-            for bad in ((2.0, 1.0), (1.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.0, math.nan), (1.0,))
+            for bad in ((2.0, 1.0), (1.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.0, math.nan), (1.0,), 0.3, ("a", "b"))
         ),
+        (lambda: cfg(D, 1, 2.0)(x, HALF), TypeError, "y must be a tensor with one label a sample, or None, got int"),
+        (
+            lambda: cfg(mixture(process), 1, 2.0)(x.double(), HALF),
+            TypeError,
+            "y must be a tensor with one label a sample, got int",
+        ),
+        (lambda: rescaled(D1, 0.0), TypeError, "rescaled needs both denoisers"),
+        (lambda: projected(D1), TypeError, "projected needs both denoisers"),
         (lambda: rescaled(guided, 1.5), ValueError, "phi must be"),
         (lambda: rescaled(guided, 0.5)(wide, HALF), ValueError, "needs at least two"),
         (lambda: projected(guided, math.nan), ValueError, "eta must be"),
         (lambda: projected(guided, 0.0, 0.0), ValueError, "radius must be"),
         (lambda: classifier(coupled, lambda x, t: x[:, 0], 1.0), ValueError, "under a coupling"),
         (lambda: classifier(D1, lambda x, t: x[:, 0], math.inf), ValueError, "w must be a finite number"),
+        (lambda: classifier(D1, None, 1.0), TypeError, "log_prob must be a function"),
         (lambda: classifier(D1, lambda x, t: x, 1.0)(wide, HALF), ValueError, "one value a row"),
+        (lambda: classifier(D1, lambda x, t: (x[:, 0] - 1).log(), 1.0)(wide, HALF), ValueError, "must be finite"),
+        (lambda: classifier(D1, lambda x, t: torch.zeros(2), 1.0)(wide, HALF), ValueError, "differentiable in x"),
         (lambda: classifier(D0, lambda x, t: x[:, 0], 1.0)(wide, one), ValueError, "start where α > 0"),
         (lambda: classifier(D0, lambda x, t: x[:, 0], 1.0)(wide, one.expand(2)), ValueError, "start where α > 0"),
     ):

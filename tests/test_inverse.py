@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.special import dawsn
 from torch import nn
 
 from minidiff import times
@@ -17,6 +18,7 @@ from minidiff.inverse import (
     Mask,
     Matrix,
     PiGDM,
+    at_prediction,
     averaged_log_likelihood,
     dps_gaussian,
     empirical_log_weights,
@@ -395,6 +397,10 @@ def test_the_law_of_dps_in_its_limits():
     assert variance == pytest.approx(1 / (1 + 1e-4), rel=1e-7)
     assert dps_gaussian(0.0) == (0.0, 1.0)
     assert dps_gaussian(40.0)[0] == pytest.approx(1 + 1 / 40, rel=5e-3)  # 2zF(z) → 1 + 1/2z²: past the measurement
+    for ratio in (999.0, 1001.0, 1e5, 1e8):
+        assert dps_gaussian(ratio)[0] == pytest.approx(
+            2 * math.sqrt(ratio / 2) * dawsn(math.sqrt(ratio / 2)), rel=1e-11
+        )
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -470,6 +476,10 @@ def test_refusals():
         (lambda: DPS(prior, ROWS, y[:, :1], 0.3)(x, HALF), ValueError, r"A\(x\) and y must have the same shape"),
         (lambda: PiGDM(prior, ROWS, y, 0.0, variance=torch.zeros_like)(x, HALF), ValueError, "> 0 where s = 0"),
         (lambda: PiGDM(prior, ROWS, y, 0.3, variance=lambda t: -t)(x, HALF), ValueError, "variance must be ≥ 0"),
+        (lambda: PiGDM(prior, ROWS, y, 0.3, variance=0.1)(x, HALF), TypeError, "variance must be a function of t"),
+        (lambda: PiGDM(prior, ROWS, y, 0.3, variance=lambda t: x)(x, HALF), ValueError, r"must have shape \(\) or"),
+        (lambda: at_prediction(prior, x, HALF, lambda x: x.sum()), ValueError, "one value a row"),
+        (lambda: at_prediction(prior, x, HALF, lambda x: (x[:, 0] - 9).log()), ValueError, "must be finite"),
         (lambda: DPS(flow, ROWS, y, 0.3)(x, one), ValueError, "got α = 0"),
         (lambda: DPS(flow, ROWS, y, 0.3)(x, zero), ValueError, "got σ = 0"),
         (lambda: tweedie(shorter, x, HALF), ValueError, "D must return"),
@@ -477,6 +487,9 @@ def test_refusals():
         (lambda: linear_gaussian(prior, ROWS, y[0], 0.0), ValueError, "s must be"),
         (lambda: linear_gaussian(prior, ROWS, y[0, :1], 0.3), ValueError, "y must have shape"),
         (lambda: linear_gaussian(prior, Matrix(torch.ones(1, 2)), y[0, :1], 0.3), ValueError, "A must act on"),
+        (lambda: linear_gaussian(points, ROWS, y[0], 0.3), TypeError, "needs a Gaussian mixture as prior, got Emp"),
+        (lambda: empirical_log_weights(prior, ROWS, y, 0.3), TypeError, "a finite data set as prior"),
+        (lambda: empirical_log_weights(points, torch.log, y, 0.3), ValueError, r"A\(data\) must be finite"),
         (lambda: empirical_log_weights(points, lambda x: x, y, -0.3), ValueError, "s must be"),
         (lambda: empirical_log_weights(points, lambda x: x[:, :1], y, 0.3), ValueError, "A must map the data"),
         (lambda: EmpiricalPosterior(points, lambda x: x, y, 0.3)(x, HALF), ValueError, "x must hold samples"),

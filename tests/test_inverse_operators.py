@@ -86,6 +86,25 @@ def test_what_is_not_linear_is_found_out(function):
         Matrix.of(function, (3,))
 
 
+def test_an_operator_that_mixes_rows_is_found_out():
+    with pytest.raises(ValueError, match="act on each row by itself"):
+        Matrix.of(lambda x: x - x.mean(0), (3,))
+
+
+@pytest.mark.parametrize("A", OPERATORS.values(), ids=OPERATORS)
+def test_measurements_of_another_shape_are_refused(A):
+    """Also of a shape that would broadcast, and by every way from measurements to samples."""
+    for y in (torch.zeros(2, 1), torch.zeros(2, *A.measured, 1), torch.zeros(())):
+        for back in (A.adjoint, A.pseudo_inverse):
+            with pytest.raises(ValueError, match=r"y must have shape \(B, "):
+                back(y)
+    mask, x = OPERATORS["mask"], torch.zeros(2, *OPERATORS["mask"].shape)
+    with pytest.raises(ValueError, match=r"y must have shape \(B, "):
+        mask.put(x, torch.zeros(2, 1))
+    with pytest.raises(ValueError, match="one measurement a sample"):
+        mask.put(x, torch.zeros(1, *mask.measured))
+
+
 def test_refusals():
     with pytest.raises(TypeError, match="DDNM assumes a linear operator and needs a LinearOperator, got function"):
         require_linear(lambda x: x, "DDNM")

@@ -63,6 +63,16 @@ def test_repaint_keeps_what_was_measured(repeats, jump):
     assert sum(b.t > a.t for a, b in pairwise(states)) == stretches * (repeats - 1)
 
 
+def test_repaint_noises_the_measurement_to_the_level_of_the_state():
+    """20 000 rows: mean and standard deviation of what stands at the measured place, within five standard errors."""
+    n, T = 20_000, times.uniform(4)
+    states = list(repaint(pair(0.8), rand(n, 2), T, MASK, torch.full((n, 1), 0.7).double(), generator=gen()))
+    for state in states[1:-1]:
+        left = (state.x[:, 0] - 0.7 * float(VP.alpha(state.t))) / float(VP.sigma(state.t))
+        assert abs(float(left.mean())) < 5 / n**0.5
+        assert abs(float(left.std()) - 1) < 5 / (2 * n) ** 0.5
+
+
 def test_repaint_goes_back_up_by_the_forward_process():
     """With a denoiser that ignores x, what comes back up has the law of the forward process: known mean, variance."""
     D = Gaussian(VP, torch.tensor([0.7, -0.4], dtype=F64), std=1e-4)

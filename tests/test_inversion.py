@@ -6,20 +6,17 @@ import math
 
 import pytest
 import torch
+from mixtures import three
 from processes import FORMULAS, name
 
 from minidiff import ode, times
-from minidiff.analytic import Gaussian, GaussianMixture
+from minidiff.analytic import Gaussian
 from minidiff.metrics import CountCalls
 from minidiff.process import CosineVP, LinearVP, RectifiedFlow, TrigFlow
 from minidiff.samplers import bdia, ddim, invert, last, path, slerp
 
 F64 = torch.float64
-
-
-def mixture(process, std=0.5):
-    means = torch.tensor([[1.0, 0.0], [-0.6, 0.8], [-0.4, -1.1]], dtype=F64)
-    return GaussianMixture(process, torch.tensor([0.5, 0.3, 0.2], dtype=F64), means, stds=std)
+mixture = functools.partial(three, std=0.5)
 
 
 def normal(*shape, seed=0, dtype=F64):

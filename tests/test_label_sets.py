@@ -144,6 +144,7 @@ def test_gradients_reach_the_model():
             r"model must return \(B, K \+ 1\) = \(4, 5\), got \(4, 4\)",
         ),
         (lambda m: self_ordered_loss(lambda said: m(said) * math.nan, LABELS), "logits without NaN"),
+        (lambda m: self_ordered_loss(lambda said: m(said) - math.inf, LABELS), "with one above −∞ among those not yet"),
         (lambda m: beam_search(m, K, 0), "width must be at least 1, got 0"),
     ],
 )

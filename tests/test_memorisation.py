@@ -75,6 +75,14 @@ HELD_OUT = torch.tensor([3.0, 1.0, 2.0, 4.0], dtype=F64)
 COPIES = torch.tensor([0.0, 0.0, 0.05, 0.15], dtype=F64)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_rectified_kernel_with_a_row_of_zeros(dtype):
+    rows = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=dtype)
+    torch.testing.assert_close(
+        memorisation.relu_kernel(rows, rows), torch.tensor([[0.0, 0.0], [0.0, 12.5]], dtype=dtype)
+    )
+
+
 def test_time_scales_of_a_made_up_training():
     scales = memorisation.time_scales(STEPS, HELD_OUT, COPIES, level=2.0)
     assert scales.best == 200
@@ -101,8 +109,11 @@ def test_arguments_are_checked():
         memorisation.collapse_ratio(0 * variances, 5)
     with pytest.raises(ValueError, match="points and noise must have the same shape"):
         memorisation.own_log_weights(torch.ones(3, 2), 1.0, torch.ones(2, 2))
-    with pytest.raises(ValueError, match=r"a and b must be \(n, d\) and \(m, d\)"):
-        memorisation.relu_kernel(torch.ones(3, 2), torch.ones(3, 3))
+    with pytest.raises(ValueError, match="noise must be finite"):
+        memorisation.own_log_weights(torch.ones(3, 2), 1.0, torch.full((3, 2), math.nan))
+    for other in (torch.ones(3, 3), torch.ones(3, 2, dtype=F64)):
+        with pytest.raises(ValueError, match=r"a and b must be \(n, d\) and \(m, d\) of one dtype"):
+            memorisation.relu_kernel(torch.ones(3, 2), other)
     with pytest.raises(ValueError, match="values must have one shape"):
         memorisation.first_reached(steps, torch.ones(3), 1.0)
     with pytest.raises(ValueError, match="steps must be positive and increase"):

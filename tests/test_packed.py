@@ -172,6 +172,11 @@ def test_a_label_order_does_not_matter(net):
             ValueError,
             r"got \[1, 2\]",
         ),
+        (
+            lambda: partially_autoregressive_loss(lambda x, t, places, allowed: torch.zeros(*x.shape, 2), X0, STEPS, K),
+            ValueError,
+            "net must return logits of shape",
+        ),
     ],
 )
 def test_bad_arguments(call, error, message):

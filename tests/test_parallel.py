@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from mixtures import two as mixture
 from processes import FORMULAS, name
 from torch import nn
 
 from minidiff import times
-from minidiff.analytic import GaussianMixture
 from minidiff.denoiser import Denoiser
 from minidiff.metrics import CountCalls
 from minidiff.process import EDM, LinearVP, RectifiedFlow
@@ -18,11 +18,6 @@ F64 = torch.float64
 
 def gen(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def mixture(process):
-    means = torch.tensor([[1.0, 0.0], [-0.6, 0.8]], dtype=F64)
-    return GaussianMixture(process, torch.tensor([0.5, 0.5], dtype=F64), means, stds=0.3)
 
 
 def begun(process, n, batch=4):

@@ -156,6 +156,8 @@ def test_lines_end_on_the_data_in_proportion_to_the_charge(exact):
         ),
         (lambda: PoissonField(PLANE)(torch.zeros(2, 2), math.nan), ValueError, "z must be finite"),
         (lambda: PoissonField(PLANE)(torch.zeros(1, 2), 0.0), ValueError, "the field is infinite at a charge"),
+        (lambda: PoissonField(PLANE).slope(torch.zeros(1, 2), 0.5 - 1), ValueError, "z must be positive"),
+        (lambda: PoissonField(torch.ones(2, 400))(torch.zeros(1, 400), 9.0), ValueError, "out of the range of floats"),
         (lambda: prior(0, 2, 1.0), ValueError, "n must be at least 1"),
         (lambda: prior(2, 2, 0.0), ValueError, "z must be a finite number"),
         (
@@ -170,3 +172,21 @@ def test_lines_end_on_the_data_in_proportion_to_the_charge(exact):
 def test_bad_arguments(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_slope_is_the_ratio_of_the_components():
+    field = PoissonField(PLANE, WEIGHTS)
+    x = torch.tensor([[0.3, 0.1], [-2.0, 1.0]], dtype=torch.float64)
+    for z in (0.05, 1.0, torch.tensor([0.2, 30.0], dtype=torch.float64)):
+        across, up = field(x, z)
+        torch.testing.assert_close(field.slope(x, z), across / up[:, None], rtol=1e-12, atol=1e-12)
+
+
+def test_field_lines_in_many_dimensions():
+    """784 dimensions, where the field itself is below the smallest float: lines end on one of two far charges."""
+    data = torch.stack([torch.full((784,), 3.0), torch.full((784,), -3.0)]).double()
+    start = prior(6, 784, 1e3, torch.Generator().manual_seed(0))
+    end = list(flow(PoissonField(data), start, 1e3, 1e-3, 200))[-1].x
+    assert torch.isfinite(end).all()
+    assert float(torch.cdist(end, data).amin(1).max()) < 1.0
+    assert sphere_area(400) == pytest.approx(2 * math.pi / 398 * sphere_area(398))

@@ -139,6 +139,7 @@ def test_refusals():
         (lambda: shifted(x, HALF), r"f must be \(B, 4\), got None"),
         (lambda: shifted(x, HALF, torch.zeros(2, 5)), r"f must be \(B, 4\), got \(2, 5\)"),
         (lambda: shifted(x, HALF, torch.zeros(3, 4)), "one row a sample"),
+        (lambda: shifted(x, HALF, torch.full((2, 4), torch.nan)), "f must be finite"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

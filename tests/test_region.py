@@ -155,6 +155,8 @@ def test_the_link_refuses():
         (lambda: module(tags, features, torch.ones(2, 8, 4)), "needed are tags"),
         (lambda: module(tags, features[:1], halves()), "needed are tags"),
         (lambda: module(tags[0], features, halves()), "needed are tags"),
+        (lambda: module(tags[..., :4], features, halves()), r"needed are tags \(B, K, 5\)"),
+        (lambda: module(tags, features[:, :2], halves()), r"features \(B, 3, H, W\)"),
         (lambda: module(tags, features, 2 * halves()), r"masks must lie in \[0, 1\]"),
         (lambda: module(tags, features, empty), "a region must not be empty"),
     ):

@@ -5,21 +5,18 @@ import math
 
 import pytest
 import torch
+from mixtures import three
 from processes import FORMULAS, name
 
 from minidiff import ode, times
-from minidiff.analytic import Gaussian, GaussianMixture
+from minidiff.analytic import Gaussian
 from minidiff.metrics import CountCalls
 from minidiff.process import CosineVP, LinearVP, RectifiedFlow, TrigFlow
 from minidiff.samplers import ddim, dpm_solver, euler, heun, last, local_richardson, path, richardson, sample
 from minidiff.samplers.richardson import romberg_weights
 
 F64 = torch.float64
-
-
-def mixture(process):
-    means = torch.tensor([[1.0, 0.0], [-0.6, 0.8], [-0.4, -1.1]], dtype=F64)
-    return GaussianMixture(process, torch.tensor([0.5, 0.3, 0.2], dtype=F64), means, stds=0.5)
+mixture = functools.partial(three, std=0.5)
 
 
 def noisy(n=32, dtype=F64):

@@ -6,12 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from mixtures import three as mixture
 from processes import FORMULAS, PROCESSES, name
 from scipy.integrate import quad
 from torch import nn
 
 from minidiff import sample, samplers, times
-from minidiff.analytic import Gaussian, GaussianMixture
+from minidiff.analytic import Gaussian
 from minidiff.denoiser import Denoiser
 from minidiff.metrics import CountCalls
 from minidiff.process import EDM, VE, CosineVP, LinearVP, RectifiedFlow, Tabulated, TrigFlow
@@ -46,11 +47,6 @@ METHODS = {**DETERMINISTIC, **STOCHASTIC}
 
 def gen(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def mixture(process, std=0.3):
-    means = torch.tensor([[1.0, 0.0], [-0.6, 0.8], [-0.4, -1.1]], dtype=F64)
-    return GaussianMixture(process, torch.tensor([0.5, 0.3, 0.2], dtype=F64), means, stds=std)
 
 
 class Point:

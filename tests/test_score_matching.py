@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from mixtures import three as mixture
 from torch import nn
 
 from minidiff.analytic import GaussianMixture
@@ -25,11 +26,6 @@ def network(d, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(d, 7), nn.Tanh(), nn.Linear(7, d)).double()
-
-
-def mixture(process):
-    means = torch.tensor([[1.0, 0.0], [-0.6, 0.8], [-0.4, -1.1]], dtype=F64)
-    return GaussianMixture(process, torch.tensor([0.5, 0.3, 0.2], dtype=F64), means, stds=0.4)
 
 
 def jacobians(net, x):
@@ -84,7 +80,7 @@ def test_each_level_of_a_batch_has_its_own_coefficients():
 
 @pytest.mark.parametrize("process", [VE(), LinearVP()], ids=["VE", "VP"])
 def test_sigma_squared_times_dsm_is_the_simple_loss(process):
-    D, x0, eps, t = mixture(process), normal(5, 2), normal(5, 2, seed=1), torch.tensor(0.6, dtype=F64)
+    D, x0, eps, t = mixture(process, 0.4), normal(5, 2), normal(5, 2, seed=1), torch.tensor(0.6, dtype=F64)
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
     loss = dsm(lambda x: predict(D, x, t, "score"), x0, eps, sigma, alpha=alpha)
     torch.testing.assert_close(sigma**2 * loss, denoising_loss(D, x0, t, eps, weight=simple) * x0.shape[1] / 2)

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from mixtures import two as mixture
 from processes import FORMULAS, PROCESSES, name
 from torch import nn
 
 from minidiff import times
-from minidiff.analytic import Gaussian, GaussianMixture
+from minidiff.analytic import Gaussian
 from minidiff.denoiser import Denoiser
 from minidiff.process import CosineVP, LinearVP, RectifiedFlow
 from minidiff.samplers import euler, euler_maruyama, last, path
@@ -18,11 +19,6 @@ F64 = torch.float64
 
 def gen(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def mixture(process):
-    means = torch.tensor([[1.0, 0.0], [-0.6, 0.8]], dtype=F64)
-    return GaussianMixture(process, torch.tensor([0.5, 0.5], dtype=F64), means, stds=0.3)
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.6, 1.0, 1.7])

@@ -106,6 +106,7 @@ def test_refusals():
         (lambda: structured_noise(x, k, x[:1], x, BETAS, phi), "x0 and eps must have the same shape"),
         (lambda: structured_noise(x, k, x, x[:, :1], BETAS, phi), "x0 and pattern must have the same shape"),
         (lambda: structured_noise(x, k, x, x, BETAS, phi[:3]), "betas and factors must have the same shape"),
+        (lambda: structured_noise(x, k, x, x, BETAS, phi * torch.nan), "factors must be finite"),
         (lambda: structured_noise(x, k - 1, x, x, BETAS, phi), r"k must be int64 \(B,\) in 1…30"),
         (lambda: structured_noise(x, k.double(), x, x, BETAS, phi), "k must be int64"),
         (lambda: rotary_code(2, 3), "width must be even"),

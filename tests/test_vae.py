@@ -154,6 +154,7 @@ def test_drawn_levels_have_the_probabilities_of_the_likelihood(seed):
     [
         (lambda: VAE(latent=0), ValueError, "latent must be at least 1"),
         (lambda: VAE(width=0), ValueError, "width must be at least 1"),
+        (lambda: standard_kl(torch.zeros(2, 3), torch.ones(2, 1)), ValueError, "std and mean must have the same shape"),
         (lambda: VAE(levels=1), ValueError, "levels must be at least 2"),
         (lambda: VAE(dropout=1.0), ValueError, "dropout must be"),
         (lambda: small().encode(torch.zeros(2, 1, 3, 3)), ValueError, r"x must have shape \(B, 1, 2, 2\)"),

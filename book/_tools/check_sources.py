@@ -17,6 +17,7 @@ from book._tools.sources import CHECKED, LEDGER, ROOT, Book, read, tags
 
 ALLOWED = Path(__file__).with_name("tex_allowed.txt")
 SEQUENCE = re.compile(r"\\(?:begin\{[^}]*\}|[A-Za-z]+|.)", re.DOTALL)
+DRAWS = re.compile(r"^[^#\n]*?\b(plot\.show|plt\.show|slider|explorer)\(", re.MULTILINE)
 SETUP = """\
 # Set-up: does nothing where minidiff is installed; Colab fetches and installs it.
 import importlib.util
@@ -107,12 +108,30 @@ def outputs(book: Book) -> Iterator[str]:
                 )
 
 
+def drawings(book: Book) -> Iterator[str]:
+    """A cell whose output is compared does not draw: a picture cannot be compared word by word."""
+    for path in book.notebooks:
+        for cell in read(path).cells:
+            if CHECKED in tags(cell) and (drawn := DRAWS.search(cell.source)):
+                yield f"{book.name(path)}, {cell.id} is tagged {CHECKED} and calls {drawn[1]}"
+
+
 def exercises(book: Book) -> Iterator[str]:
     """Exercises have permanent ids, solutions and checks in the form that the editions need."""
     yield from editions.problems(book)
 
 
-CHECKS: list[Callable[[Book], Iterator[str]]] = [toc, equations, tex, clean, setup, launch, outputs, exercises]
+CHECKS: list[Callable[[Book], Iterator[str]]] = [
+    toc,
+    equations,
+    tex,
+    clean,
+    setup,
+    launch,
+    outputs,
+    drawings,
+    exercises,
+]
 
 
 def problems(book: Book) -> list[str]:

@@ -86,6 +86,7 @@ def score_of_data(data: Tensor, theta: Tensor, variance: float) -> Tensor:
     Σ_i ρ_i score(θ − θ_i), ρ_i ∝ p(θ − θ_i): the conditional scores averaged over where θ may have come from.
     """
     arguments.finite("data", data)
+    arguments.finite("theta", theta)
     if data.ndim != 1 or theta.ndim != 1 or not len(data):
         raise ValueError(f"data and theta must be (n,) and (B,), got {tuple(data.shape)} and {tuple(theta.shape)}")
     apart = theta.double()[:, None] - data.double()
@@ -119,8 +120,9 @@ def _reverse_walk(
 ) -> Iterator[State]:
     yield State(variances[0], theta, None)
     for v, u in pairwise(variances):
-        drift = float(v - u) * score(theta, float(v)).to(theta.dtype)
-        theta = walk(theta + drift, float(v - u), generator)
+        slope = score(theta, float(v)).to(theta.dtype)
+        arguments.same_shape("the answer of score", slope, "theta", theta)
+        theta = walk(theta + float(v - u) * slope, float(v - u), generator)
         yield State(u, theta, None)
 
 

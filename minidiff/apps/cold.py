@@ -64,26 +64,38 @@ def _walk(degrade: Degradation, restore: Restorer, x: Tensor, times: Tensor, imp
         yield State(t, x, guess)
 
 
+def _severity(s: Tensor) -> float:
+    """s as a float. Raises ValueError outside [0, 1]."""
+    arguments.real("the severity s", float(s), 0.0, 1.0)
+    return float(s)
+
+
 def fade(target: Tensor) -> Degradation:
     """(1 − s) x_0 + s · target: a straight line to another picture (Bansal et al. 2022, "animorphosis").
 
-    target broadcasts against x_0. Raises ValueError for NaN.
+    target broadcasts against x_0. Raises ValueError for NaN, and the degradation for s outside [0, 1].
     """
     arguments.finite("target", target)
-    return lambda x0, s: (1 - float(s)) * x0 + float(s) * target.to(dtype=x0.dtype, device=x0.device)
+
+    def degrade(x0: Tensor, s: Tensor) -> Tensor:
+        share = _severity(s)
+        return (1 - share) * x0 + share * target.to(dtype=x0.dtype, device=x0.device)
+
+    return degrade
 
 
 def blur(strength: float) -> Degradation:
     """The periodic heat equation for time s · strength on the last two axes: e^{−s·strength·|k|²}, k in rad a pixel.
 
-    Linear in x_0, with Gaussian blurs of std √(2 s · strength) pixels. Raises ValueError for strength < 0.
+    Linear in x_0, with Gaussian blurs of std √(2 s · strength) pixels. Raises ValueError for strength < 0, and the
+    degradation for s outside [0, 1].
     """
     arguments.real("strength", strength, 0.0)
 
     def degrade(x0: Tensor, s: Tensor) -> Tensor:
         waves = [2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64, device=x0.device) for n in x0.shape[-2:]]
         power = waves[0].square()[:, None] + waves[1].square()
-        damped = torch.fft.fft2(x0.double()) * (-float(s) * strength * power).exp()
+        damped = torch.fft.fft2(x0.double()) * (-_severity(s) * strength * power).exp()
         return torch.fft.ifft2(damped).real.to(x0.dtype)
 
     return degrade
@@ -92,12 +104,12 @@ def blur(strength: float) -> Degradation:
 def erase(order: Tensor) -> Degradation:
     """Pixels (*D) vanish, one after the other, in the order of the keys `order` (*D): a share s of them is zero.
 
-    Raises ValueError for NaN among the keys.
+    Raises ValueError for NaN among the keys, and the degradation for s outside [0, 1].
     """
     arguments.finite("order", order)
     rank = order.flatten().argsort().argsort().reshape(order.shape)
 
     def degrade(x0: Tensor, s: Tensor) -> Tensor:
-        return torch.where((rank >= round(float(s) * rank.numel())).to(x0.device), x0, torch.zeros_like(x0))
+        return torch.where((rank >= round(_severity(s) * rank.numel())).to(x0.device), x0, torch.zeros_like(x0))
 
     return degrade

@@ -22,7 +22,7 @@ from minidiff.samplers.state import State
 def sphere_area(dim: int) -> float:
     """2π^{d/2}/Γ(d/2), the area of the unit sphere in R^d: 2, 2π, 4π, 2π², …; d ≥ 1."""
     arguments.positive_integer("dim", dim)
-    return 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
+    return 2 * math.exp(dim / 2 * math.log(math.pi) - math.lgamma(dim / 2))
 
 
 class PoissonField:
@@ -46,8 +46,29 @@ class PoissonField:
     def __call__(self, x: Tensor, z: Tensor | float) -> tuple[Tensor, Tensor]:
         """E_x (B, N) and E_z (B,) = (1/S_N) Σ_i w_i (x − x_i, z)/(|x − x_i|² + z²)^{(N+1)/2} at x (B, N), z () or (B,).
 
-        Source: Xu et al. 2022, section 3. Raises ValueError for other shapes, NaN, or a point on a charge.
+        The power leaves the range of floats in many dimensions; the ratio of the two is in `slope`. Source: Xu et al.
+        2022, section 3. Raises ValueError for other shapes, NaN, a point on a charge, or a field that is out of range.
         """
+        apart, squared, height = self._distances(x, z)
+        density = self.weights.to(x.device) * squared ** (-(self.dim + 1) / 2) / sphere_area(self.dim + 1)
+        if not bool((torch.isfinite(density.sum(1)) & (density.sum(1) > 0)).all()):
+            raise ValueError(f"the field in {self.dim} dimensions is out of the range of floats here: take `slope`")
+        return (density[..., None] * apart).sum(1), height * density.sum(1)
+
+    def slope(self, x: Tensor, z: Tensor | float) -> Tensor:
+        """E_x/E_z = Σ_i ρ_i (x − x_i)/z, ρ_i ∝ w_i (|x − x_i|² + z²)^{−(N+1)/2}, by logarithms; (B, N).
+
+        The direction of the field lines, finite wherever z > 0, in any dimension. Raises as the field does, and for
+        z ≤ 0.
+        """
+        apart, squared, height = self._distances(x, z)
+        if not bool((height > 0).all()):
+            raise ValueError(f"z must be positive, got {z}")
+        shares = (self.weights.to(x.device).log() - (self.dim + 1) / 2 * squared.log()).softmax(1)
+        return (shares[..., None] * apart).sum(1) / height.reshape(-1, 1)
+
+    def _distances(self, x: Tensor, z: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """x − x_i (B, n, N), |x − x_i|² + z² (B, n) and z, in float64."""
         arguments.finite("x", x)
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x must have shape (B, {self.dim}), got {tuple(x.shape)}")
@@ -58,8 +79,7 @@ class PoissonField:
         squared = apart.square().sum(-1) + height.reshape(-1, 1).square()
         if not bool((squared > 0).all()):
             raise ValueError("the field is infinite at a charge: move off the data or above the floor")
-        density = self.weights.to(x.device) * squared ** (-(self.dim + 1) / 2) / sphere_area(self.dim + 1)
-        return (density[..., None] * apart).sum(1), height * density.sum(1)
+        return apart, squared, height
 
 
 def prior(n: int, dim: int, z: float, generator: Generators = None, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -87,7 +107,7 @@ def flow(field: PoissonField, x: Tensor, z_max: float, z_min: float, steps: int)
     if not z_min < z_max:
         raise ValueError(f"z_min must be below z_max, got {z_min} and {z_max}")
     arguments.positive_integer("steps", steps)
-    field(x, z_max)  # checks x at the call
+    field.slope(x, z_max)  # checks x at the call
     scale = math.log(z_max / z_min)
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
@@ -95,8 +115,7 @@ def flow(field: PoissonField, x: Tensor, z_max: float, z_min: float, steps: int)
         return z_min * math.exp(scale * float(t))
 
     def slope(t: Tensor, y: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        across, up = field(y[0], height(t))
-        return (scale * height(t) * across / up[:, None],)
+        return (scale * height(t) * field.slope(y[0], height(t)),)
 
     solution = runge_kutta(slope, (x.double(),), times)
     return (

@@ -26,7 +26,9 @@ def _check_points(name: str, x: Tensor) -> None:
     arguments.finite(name, x)
     if x.ndim != 2 or x.shape[1] != 3:
         raise ValueError(f"{name} must have shape (B, 3), got {tuple(x.shape)}")
-    off = float((x.double().norm(dim=1) - 1).abs().max()) if len(x) else 0.0
+    if not len(x):
+        raise ValueError(f"{name} must hold at least one point, got shape {tuple(x.shape)}")
+    off = float((x.double().norm(dim=1) - 1).abs().max())
     if off > (1e-9 if x.dtype == torch.float64 else 1e-4):
         raise ValueError(f"{name} must be unit vectors, got a length that is off by {off:.3g}")
 
@@ -39,12 +41,15 @@ def tangent(x: Tensor, v: Tensor) -> Tensor:
 def exponential_map(x: Tensor, v: Tensor) -> Tensor:
     """cos|v| x + (sin|v|/|v|) v: from x (B, 3) along the great circle of the tangent vector v (B, 3), by its length.
 
-    The answer is put back to length one, against rounding. Raises ValueError for points off the sphere and shapes that
-    differ.
+    The answer is put back to length one, against rounding. Raises ValueError for points off the sphere, shapes that
+    differ, and vectors that are not tangent.
     """
     _check_points("x", x)
+    arguments.finite("v", v)
     arguments.same_shape("v", v, "x", x)
     length = v.norm(dim=-1, keepdim=True)
+    if bool(((v * x).sum(-1, keepdim=True).abs() > 1e-4 * length + 1e-6).any()):
+        raise ValueError("v must be tangent to the sphere at x: take `tangent(x, v)`")
     end = length.cos() * x + torch.sinc(length / math.pi) * v
     return end / end.norm(dim=-1, keepdim=True)
 
@@ -137,5 +142,7 @@ def _reverse_walk(
     for v, u in pairwise(variances):
         h = float(v - u)
         noise = standard_normal(x.shape, generator, x.dtype, x.device)
-        x = exponential_map(x, tangent(x, h * score(x, float(v)) + math.sqrt(h) * noise))
+        slope = score(x, float(v)).to(x.dtype)
+        arguments.same_shape("the answer of score", slope, "x", x)
+        x = exponential_map(x, tangent(x, h * slope + math.sqrt(h) * noise))
         yield State(u, x, None)

@@ -38,19 +38,19 @@ RESPACED = (10, 20, 50, 100, 200, 1000)
 SAMPLED = (10, 20, 50, 100, 1000)
 
 
-def linear() -> tuple[float, ...]:
+def linear(steps: int) -> tuple[float, ...]:
     """β from 1e-4 to 0.02 in equal steps (Ho et al. 2020, section 4)."""
-    return tuple(torch.linspace(1e-4, 0.02, T, dtype=torch.float64).tolist())
+    return tuple(torch.linspace(1e-4, 0.02, steps, dtype=torch.float64).tolist())
 
 
-def scaled_linear() -> tuple[float, ...]:
+def scaled_linear(steps: int) -> tuple[float, ...]:
     """√β from √0.00085 to √0.012 in equal steps, the schedule of latent diffusion (Rombach et al. 2022)."""
-    return tuple(torch.linspace(0.00085**0.5, 0.012**0.5, T, dtype=torch.float64).square().tolist())
+    return tuple(torch.linspace(0.00085**0.5, 0.012**0.5, steps, dtype=torch.float64).square().tolist())
 
 
-def cosine() -> tuple[float, ...]:
+def cosine(steps: int) -> tuple[float, ...]:
     """β_n = min(1 − α_n²/α_{n−1}², 0.999) with the α of `CosineVP` (Nichol & Dhariwal 2021, eq. 17)."""
-    alpha2 = CosineVP().alpha(torch.linspace(0, 1, T + 1, dtype=torch.float64)).square()
+    alpha2 = CosineVP().alpha(torch.linspace(0, 1, steps + 1, dtype=torch.float64)).square()
     return tuple((1 - alpha2[1:] / alpha2[:-1]).clamp(max=0.999).tolist())
 
 
@@ -60,7 +60,7 @@ SCHEDULES = {"linear": linear, "scaled linear": scaled_linear, "cosine": cosine}
 def train(schedule: str, steps: int, seed: int = 0) -> Denoiser:
     """The averaged ε-network of one schedule, class-conditional, on the training split of the digits."""
     images, labels = data.digits("train")
-    process = Tabulated(SCHEDULES[schedule]())
+    process = Tabulated(SCHEDULES[schedule](T))
     with seeded(seed):
         D = Denoiser(UNet(classes=10), process, "eps").to(device())
     ema = EMA(D, max(0.995, 1 - 3 / steps))

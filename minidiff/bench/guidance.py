@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidiff import data, zoo
-from minidiff.bench import contexts, results, resume, run_stages, short
+from minidiff.bench import contexts, pictures, results, resume, run_stages, short
 from minidiff.denoiser import Denoiser
 from minidiff.guidance import RegionLink
 from minidiff.nets import Classifier, Conditioning, UNet, time_features
@@ -190,20 +190,19 @@ def shares(judge: Classifier, made: Tensor, y: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def judged(D: Denoiser, seed: int) -> dict[str, Any]:
-    """Shares as asked, and as asked by exchanged masks from the same noise; the first canvases of both, in grey levels.
+    """Shares as asked, and as asked by exchanged masks from the same noise; the first canvases of both.
 
-    The grey levels are integers, 0 … 16, of (2, SHOWN, 8, 16), with the conditions of the first half.
+    These are the packed pictures (2, SHOWN, 8, 16), with the conditions of the first half.
     """
     judge = zoo.load("digits-classifier").to(device())
     y, generator = asked(seed), torch.Generator().manual_seed(2000 + seed)
     x = torch.randn(CANVASES, 1, 8, 16, generator=generator).to(device())
     made, moved = (sample(D.given(labels), x, CALLS) for labels in (y, exchanged(y)))
-    shown = torch.stack([made[:SHOWN, 0], moved[:SHOWN, 0]])
     return {
         **shares(judge, made, y),
         "exchanged": shares(judge, moved, exchanged(y)),
         "asked": y[:SHOWN].tolist(),
-        "shown": (8 * (shown.clamp(-1, 1) + 1)).round().int().tolist(),
+        "shown": pictures.packed(torch.stack([made[:SHOWN, 0], moved[:SHOWN, 0]])),
     }
 
 

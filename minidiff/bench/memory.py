@@ -9,7 +9,6 @@ is stored after each mark, with the marks that have been reached.
 
 from __future__ import annotations
 
-import base64
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from minidiff import data, times, zoo
 from minidiff.analytic import Empirical
-from minidiff.bench import results, resume
+from minidiff.bench import pictures, results, resume
 from minidiff.denoiser import Combined, Denoiser, DenoiserLike
 from minidiff.metrics import copy_rate, frechet_distance
 from minidiff.nets.mlp import MLP
@@ -161,7 +160,7 @@ def judged(D: Denoiser, sets: Sequence[Tensor]) -> dict[str, Any]:
         "copy_rate": [copy_rate(images, own) for images, own in zip(made, sets, strict=True)],
         "copy_rate_of_2": [copy_rate(images, own, 2.0) for images, own in zip(made, sets, strict=True)],
         "frechet": [distance(images) for images in made],
-        "pictures": [packed(made[i, :SHOWN]) for i, (_, seed) in enumerate(runs()) if seed == SEEDS[0]],
+        "pictures": [pictures.packed(made[i, :SHOWN]) for i, (_, seed) in enumerate(runs()) if seed == SEEDS[0]],
     }
 
 
@@ -170,17 +169,6 @@ def distance(images: Tensor) -> float:
     """Fréchet distance to the held-out digits, in the features of the zoo's judge."""
     judge = zoo.load("digits-classifier")
     return frechet_distance(judge.features(images).double(), judge.features(data.digits("test")[0]).double())
-
-
-def packed(images: Tensor) -> str:
-    """Pictures in [−1, 1] as base64 of one byte a pixel; `unpacked` is the way back."""
-    levels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return base64.b64encode(bytes(levels.flatten().tolist())).decode()
-
-
-def unpacked(text: str) -> Tensor:
-    """Pictures (n, 1, 8, 8) from what `packed` made."""
-    return torch.tensor(list(base64.b64decode(text)), dtype=torch.float32).reshape(-1, 1, 8, 8) / 127.5 - 1
 
 
 def floors(sets: Sequence[Tensor]) -> list[dict[str, Any]]:

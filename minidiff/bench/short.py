@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from minidiff import data, guidance, metrics, zoo
-from minidiff.bench import results, resume
+from minidiff.bench import pictures, results, resume
 from minidiff.denoiser import Denoiser, DenoiserLike
 from minidiff.nets import UNet
 from minidiff.objectives import flow_matching, velocity
@@ -195,6 +195,6 @@ def short() -> None:
         "real": floors(),
         "rows": [row for of in made for row in of["rows"]] + finely,
         "fits": [of["fits"] for of in made],
-        "shown": made[0]["shown"],
+        "shown": {name: pictures.packed(torch.tensor(of) / 8 - 1) for name, of in made[0]["shown"].items()},
     }
     results.save("guidance-short", stored, "python -m minidiff.bench guidance short")

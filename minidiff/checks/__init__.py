@@ -15,6 +15,7 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,9 +97,23 @@ def number(value: Any, what: str) -> Tensor:  # noqa: ANN401
 
 def pair(value: Any, what: str) -> tuple[Tensor, Tensor]:  # noqa: ANN401
     """What the answer returned as two finite float64 tensors. Raises CheckFailed for anything else."""
-    if not isinstance(value, Sequence | Tensor) or len(value) != 2:
+    if not _holds(value, 2):
         raise CheckFailed(f"the answer must return {what}, two values, got {type(value).__name__}")
     return number(value[0], what), number(value[1], what)
+
+
+def three(value: Any, what: str) -> list[Tensor]:  # noqa: ANN401
+    """What the answer returned as three finite float64 tensors. Raises CheckFailed for anything else."""
+    if not _holds(value, 3):
+        raise CheckFailed(f"the answer must return {what}, three values, got {type(value).__name__}")
+    return [number(v, what) for v in value]
+
+
+def _holds(value: object, count: int) -> bool:
+    """Whether it is a sequence, tensor or array of so many entries along its first axis."""
+    if isinstance(value, Tensor | np.ndarray):
+        return value.ndim > 0 and len(value) == count
+    return isinstance(value, Sequence) and len(value) == count
 
 
 def close(value: Any, oracle: Tensor | float, what: str, rtol: float = 1e-8, atol: float = 1e-10) -> None:  # noqa: ANN401

@@ -43,7 +43,7 @@ def forgetful_posterior(answer: Answer) -> None:
                 if float(joint.sum()) == 0:
                     continue
                 got = answer(alpha_s, alpha_n, pi, x_n, x_0)
-                close(got, joint / joint.sum(), f"it is Bayes' rule with the matrices, {what}")
+                close(got, joint / joint.sum(), f"it is Bayes' rule with the matrices, {what}", rtol=1e-6, atol=1e-8)
             sure = answer(1.0, alpha_n, pi, 3, 1)
             close(sure, torch.eye(4, dtype=torch.float64)[1], "at α_s = 1 the token is the clean one")
 
@@ -60,7 +60,9 @@ def leave_one_out(answer: Answer) -> None:
             without = seen[:, other] / seen[:, other].sum()
             full = kernel[:, v] * without / (kernel[:, v] * without).sum()
             got = answer(full, alpha, pi, v)
-            close(got, without, "it is the law given the other tokens, computed from a table of two tokens")
+            close(
+                got, without, "it is the law given the other tokens, from a table of two tokens", rtol=1e-6, atol=1e-8
+            )
             close(answer(full, 0.0, pi, v), full, "at α = 0 the token is no evidence")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minidiff.checks import Answer, checker, close, expect, increasing, normal, number, pair, uniform
+from minidiff.checks import Answer, checker, close, expect, increasing, normal, number, pair, three, uniform
 
 SEEDS = range(3)
 
@@ -39,8 +39,8 @@ def what_guidance_samples(answer: Answer) -> None:
         S = math.hypot(s, tau)
         for unguided, std, name in ((1.0, s, "w = 1 gives s in both"), (0.0, S, "w = 0 gives S in both")):
             got = pair(answer(s, tau, unguided), what)
-            close(got[0], std, name)
-            close(got[1], std, name)
+            close(got[0], std, name, rtol=1e-6)
+            close(got[1], std, name, rtol=1e-6)
         ends, sharp = pair(answer(s, tau, w), what)
         close(
             ends,
@@ -49,7 +49,12 @@ def what_guidance_samples(answer: Answer) -> None:
             rtol=1e-4,
         )
         p = (-w * grid**2 / (2 * s**2) - (1 - w) * grid**2 / (2 * S**2)).softmax(0)
-        close(sharp, (p @ grid**2).sqrt(), "the second std is that of the product of the two densities on a grid")
+        close(
+            sharp,
+            (p @ grid**2).sqrt(),
+            "the second std is that of the product of the two densities on a grid",
+            rtol=1e-6,
+        )
         both = [pair(answer(s, tau, scale), what) for scale in (4.0, 3.0, 2.0, 1.0, 0.5)]
         for i in (0, 1):
             increasing([stds[i] for stds in both], "both stds fall as w grows")
@@ -118,7 +123,7 @@ class _Spy:
         expect(t.ndim == 0 or t.shape == x.shape[:1], "t is one number, or one for each row that D gets")
         expect(y is None or y.shape == x.shape[:1], "there is one label for each row that D gets")
         time = t if t.ndim == 0 else t.reshape(-1, *[1] * (x.ndim - 1))
-        label = torch.zeros(()) if y is None else (y + 1.0).reshape(-1, *[1] * (x.ndim - 1))
+        label = torch.zeros(()) if y is None else (y + 1.0).double().reshape(-1, *[1] * (x.ndim - 1))
         return x * (1 + label) - time * label**2
 
 
@@ -148,12 +153,9 @@ def weighted_particles(answer: Answer) -> None:
         generator = torch.Generator().manual_seed(seed)
         values, logs = normal(generator, 6, 40), 1.5 * normal(generator, 6, 40)
 
-        def three(value: object) -> list[Tensor]:
-            expect(isinstance(value, tuple | list) and len(value) == 3, "the answer returns three numbers")
-            return [number(v, "each of the three") for v in value]  # type: ignore[attr-defined]
-
-        got = three(answer(values, logs))
-        shifted = three(answer(values, logs + 900 * torch.arange(6.0, dtype=torch.float64)[:, None]))
+        what = "the mean, its standard error and the effective number"
+        got = three(answer(values, logs), what)
+        shifted = three(answer(values, logs + 900 * torch.arange(6.0, dtype=torch.float64)[:, None]), what)
         close(shifted[0], got[0], "a factor on all weights of a system changes nothing, however large")
         close(shifted[2], got[2], "a factor on all weights of a system changes nothing, however large")
         means, sizes = [], []
@@ -165,7 +167,7 @@ def weighted_particles(answer: Answer) -> None:
         error = torch.tensor(means, dtype=torch.float64).std() / math.sqrt(6)
         close(got[1], error, "the second is the standard error over systems, which are independent")
         close(got[2], sum(sizes) / 6, "the third is the mean effective number of particles of a system")
-        equal = three(answer(values, torch.zeros(6, 40, dtype=torch.float64)))
+        equal = three(answer(values, torch.zeros(6, 40, dtype=torch.float64)), what)
         close(equal[2], 40.0, "equal weights are worth all particles")
 
 

@@ -54,6 +54,7 @@ class Autoregressive(nn.Module):
         arguments.real("dropout", dropout, 0.0, 1 - 1e-9)
         self.shape, self.levels = tuple(shape), levels
         self.dimensions = d = math.prod(self.shape)
+        arguments.positive_integer("the number of values of x", d)
         of_value = torch.arange(1, d + 1).repeat_interleave(levels)
         of_unit = torch.arange(width) % max(1, d - 1) + 1
         layers: list[nn.Module] = []

@@ -28,7 +28,10 @@ def acyclicity(A: Tensor, c: float = 1.0) -> Tensor:
 
 
 def linear_scm(A: Tensor, eps: Tensor) -> Tensor:
-    """z = (I − Aᵀ)⁻¹ ε, the solution of z = Aᵀ z + ε; eps (B, n) → (B, n)."""
+    """z = (I − Aᵀ)⁻¹ ε, the solution of z = Aᵀ z + ε; eps (B, n) → (B, n).
+
+    Every acyclic graph has one. With cycles I − Aᵀ may be singular, which torch reports as a LinAlgError.
+    """
     n = square_size(A)
     check_rows("eps", eps, n)
     return torch.linalg.solve(torch.eye(n).to(A) - A, eps, left=False)
@@ -38,12 +41,12 @@ def intervene(A: Tensor, z: Tensor, do: Mapping[int, float]) -> Tensor:
     """z (B, n) of a linear model after do(z_i = v) for each i: v of `do`, with the same ε; (B, n).
 
     Descendants are computed anew from their changed causes in causal order, z_j + Σ_k A_kj (z_k′ − z_k); all others
-    keep every bit. Raises ValueError for a graph with a cycle, which has no causal order, or an i outside 0…n − 1.
+    keep every bit. Raises TypeError unless `do` maps integers to numbers, and ValueError for a graph with a cycle,
+    which has no causal order, an i outside 0…n − 1, or a v that is not finite.
     """
     n = square_size(A)
     check_rows("z", z, n)
-    if stray := [i for i in do if i not in range(n)]:
-        raise ValueError(f"interventions must be on variables 0…{n - 1}, got {stray}")
+    _check_interventions(do, n)
     parents = {j: [k for k in range(n) if float(A[k, j]) != 0] for j in range(n)}
     try:
         order = list(TopologicalSorter(parents).static_order())
@@ -60,16 +63,28 @@ def intervene(A: Tensor, z: Tensor, do: Mapping[int, float]) -> Tensor:
     return torch.stack(new, 1)
 
 
+def _check_interventions(do: Mapping[int, float], n: int) -> None:
+    if not isinstance(do, Mapping):
+        raise TypeError(f"do must map variables to values, got {type(do).__name__}")
+    for i, value in do.items():
+        if isinstance(i, bool) or not isinstance(i, int):
+            raise TypeError(f"interventions must be on variables 0…{n - 1}, got {i!r}")
+        arguments.real(f"the value of do(z_{i})", float(value) if isinstance(value, Tensor) else value)
+    if stray := [i for i in do if not 0 <= i < n]:
+        raise ValueError(f"interventions must be on variables 0…{n - 1}, got {stray}")
+
+
 def fit_graph(u: Tensor, threshold: float = 0.2) -> Tensor:
     """The weights A (n, n) of a linear model of u (N, n) whose noises have one variance; no randomness.
 
     Given all that came before it in causal order, a source has the least variance left, that of the noise, and every
     other variable more: so the order is found one by one, and the weights are regressions on it. Those below
     `threshold` in size are dropped, the others fitted anew. Noises of different variances can turn arrows round.
-    Raises ValueError unless N > n. Source: Chen, Drton & Wang 2019, algorithm 1 (top-down).
+    Raises ValueError unless N > n and no variable is constant or a linear function of the others. Source: Chen, Drton &
+    Wang 2019, algorithm 1 (top-down).
     """
-    covariance = _covariance(u)
     arguments.real("threshold", threshold, 0.0)
+    covariance = _covariance(u)
     n = len(covariance)
     A, order = torch.zeros(n, n, dtype=torch.float64), []
     while len(order) < n:
@@ -90,13 +105,15 @@ def descend_graph(
     The gradient's way to the graph that `fit_graph` finds by sorting: h is `acyclicity`, and as ρ grows the arrows that
     close cycles vanish. Returns A (n, n) without the weights below `threshold`, and the path of all weights
     (len(penalties), n, n). The loss has many minima, so that a wrong arrow can survive. u (N, n) is centred first.
-    Raises ValueError unless N > n and the penalties are positive. Source: Zheng et al. 2018, with a penalty in the
-    place of their multiplier.
+    Raises ValueError as `fit_graph` does, and unless there are penalties and they are positive. Source: Zheng et al.
+    2018, with a penalty in the place of their multiplier.
     """
-    covariance = _covariance(u)
     arguments.real("threshold", threshold, 0.0)
+    if not len(penalties):
+        raise ValueError("there must be at least one penalty")
     for rho in penalties:
         arguments.real("a penalty", rho, 1e-12)
+    covariance = _covariance(u)
     n = len(covariance)
     eye = torch.eye(n, dtype=torch.float64)
     W = torch.zeros(n, n, dtype=torch.float64, requires_grad=True)
@@ -118,11 +135,17 @@ def descend_graph(
 
 
 def _covariance(u: Tensor) -> Tensor:
-    """The covariance (n, n) in float64 of u (N, n). Raises unless u is finite and N > n."""
+    """The covariance (n, n) in float64 of u (N, n). Raises unless u is finite, N > n, and its rank is full."""
     arguments.finite("u", u)
     if u.ndim != 2 or len(u) <= u.shape[1]:
         raise ValueError(f"u must be (N, n) with N > n, got {tuple(u.shape)}")
-    return torch.cov(u.mT.double()).reshape(u.shape[1], u.shape[1])
+    covariance = torch.cov(u.mT.double()).reshape(u.shape[1], u.shape[1])
+    scale = covariance.diagonal().sqrt()
+    if bool((scale <= 1e-12 * u.double().square().mean(0).sqrt()).any()):
+        raise ValueError(f"every variable of u must vary, got standard deviations {scale.tolist()}")
+    if float(torch.linalg.eigvalsh(covariance / torch.outer(scale, scale))[0]) < 1e-12:
+        raise ValueError("no variable of u may be a linear function of the others")
+    return covariance
 
 
 def _regression(covariance: Tensor, on: list[int], j: int) -> Tensor:
@@ -131,9 +154,9 @@ def _regression(covariance: Tensor, on: list[int], j: int) -> Tensor:
 
 
 def square_size(A: Tensor) -> int:
-    """The n of a finite matrix A (n, n). Raises ValueError for another shape."""
+    """The n ≥ 1 of a finite matrix A (n, n). Raises ValueError for another shape."""
     arguments.finite("A", A)
-    if A.ndim != 2 or A.shape[0] != A.shape[1]:
+    if A.ndim != 2 or A.shape[0] != A.shape[1] or not len(A):
         raise ValueError(f"A must be a square matrix (n, n), got {tuple(A.shape)}")
     return len(A)
 

@@ -67,7 +67,9 @@ class CausalVAE(nn.Module):
         """
         mean, std = self.vae.encode(x)
         check_rows("u", u, self.concepts)
-        arguments.same_shape("noise", noise, "the mean of the encoder", mean)
+        arguments.finite("u", u)
+        for name, value in (("u", u), ("noise", noise)):
+            arguments.same_shape(name, value, "the mean of the encoder", mean)
         A = self.A
         eps, z = self._latent(mean + std * noise, A)
         made = self.masked(z, eps, A)
@@ -98,8 +100,9 @@ class CausalVAE(nn.Module):
         """The concepts of x (B, *shape), had z_i been v: ε from x, do(z_i = v), mask layer: (B, n) for `vae.decode`.
 
         Weights below `threshold` in size count as no arrow. Concepts that no path from an i of `do` reaches keep every
-        bit. Raises ValueError where the arrows that count make a cycle.
+        bit. Raises ValueError where the arrows that count make a cycle, and as `intervene` does.
         """
+        arguments.real("threshold", threshold, 0.0)
         mean, _ = self.vae.encode(x)
         A = self.A.where(self.A.abs() >= threshold, 0.0)
         eps, z = self._latent(mean, A)

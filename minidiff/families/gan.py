@@ -125,7 +125,7 @@ class GAN(nn.Module):
 def play(
     gan: GAN, batches: Iterable[tuple[Tensor]], *, rounds: int, generator: Generators = None, every: int = 8
 ) -> Iterator[tuple[float, float]]:
-    """Train both, a step each a round, on batches (B, *shape); yields both losses of each round, discriminator first.
+    """Train both, a step each a round, on at least `rounds` batches (B, *shape); yields both losses, D first.
 
     The discriminator learns at twice the generator's rate (two time scales, Heusel et al. 2017), Adam has no momentum,
     both rates fall over the second half. The penalty comes in each `every`-th round, `every` times as heavy.
@@ -134,6 +134,7 @@ def play(
         arguments.positive_integer(name, value)
     players = (gan.discriminator, 2e-3), (gan.generator, 1e-3)
     optimisers = [torch.optim.Adam(part.parameters(), lr, (0.0, 0.99), fused=True) for part, lr in players]
+    k = -1
     for k, (x,) in zip(range(rounds), batches, strict=False):
         losses, penalty = [], every * (k % every == 0)
         for optimiser, (part, lr) in zip(optimisers, players, strict=True):
@@ -145,3 +146,5 @@ def play(
             optimiser.step()
             losses.append(float(loss.detach().mean()))
         yield losses[0], losses[1]
+    if k + 1 < rounds:
+        raise ValueError(f"batches must last for {rounds} rounds, they ended after {k + 1}")

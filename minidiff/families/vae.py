@@ -22,6 +22,7 @@ from minidiff.noise import Generators, standard_normal
 
 def standard_kl(mean: Tensor, std: Tensor) -> Tensor:
     """KL(N(mean, diag std²) ‖ N(0, I)) = ½ Σ (μ² + s² − 1 − log s²); (B, k) → (B,) nats."""
+    arguments.same_shape("std", std, "mean", mean)
     return (mean.square() + std.square() - 1 - 2 * std.log()).sum(1) / 2
 
 

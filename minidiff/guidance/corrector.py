@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.guidance.scale import Guided, extrapolate
+from minidiff.guidance.scale import Guided, extrapolate, require_guided
 from minidiff.noise import Generators, standard_normal
 from minidiff.samplers.posterior import ancestral_steps
 from minidiff.samplers.state import begin, refuse_coupled
@@ -49,8 +49,7 @@ def corrected(
     for each row, a rule other than `extrapolate`, an x without two batch axes, a threshold outside [0, 1] and an m that
     is not finite.
     """
-    if not isinstance(guided, Guided):
-        raise TypeError(f"corrected needs both denoisers: the Guided of cfg or autoguidance, got {guided!r}")
+    require_guided(guided, "corrected")
     if guided.interval is not None or isinstance(guided.w, Tensor) or guided.rule is not extrapolate:
         raise ValueError("p_1^w p_0^{1−w} needs one number w at all times: no interval, no rescaling, no projection")
     refuse_coupled(guided, "corrected")

@@ -21,6 +21,8 @@ class ClassifierGuided(Combined):
         if D.coupled:
             raise ValueError("classifier guidance adds to a score, but D was trained under a coupling of x0 and eps")
         arguments.real("w", w)
+        if not callable(log_prob):
+            raise TypeError(f"log_prob must be a function of (x, t), got {type(log_prob).__name__}")
         self.D, self.log_prob, self.w = D, log_prob, w
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -35,6 +37,9 @@ class ClassifierGuided(Combined):
             value = self.log_prob(point, t)
             if value.shape != x.shape[:1]:
                 raise ValueError(f"log_prob must return one value a row, got {tuple(value.shape)} for {tuple(x.shape)}")
+            arguments.finite("log_prob(x, t)", value)
+            if not value.requires_grad:
+                raise ValueError("log_prob must be differentiable in x: what it returned carries no gradient")
             (gradient,) = torch.autograd.grad(value.sum(), point)
         return self.D(x, t) + self.w * sigma**2 / alpha * gradient
 
@@ -47,6 +52,7 @@ def classifier(D: DenoiserLike, log_prob: LogProb, w: float) -> ClassifierGuided
     and one forward and backward pass of the classifier, none at w = 0. No gradient is carried through the latter.
 
     Raises ValueError for a coupled D, whose x̂_0 gives no score, a w that is not finite, and at the call for α = 0,
-    where the correction is ∞ · 0, and log probabilities of another shape than (B,).
+    where the correction is ∞ · 0, and log probabilities that are not finite, of another shape than (B,) or without a
+    gradient; TypeError for a log_prob that is no function.
     """
     return ClassifierGuided(D, log_prob, w)

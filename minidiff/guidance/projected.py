@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.guidance.scale import Guided, Scale
+from minidiff.guidance.scale import Guided, Scale, require_guided
 
 
 def projected(guided: Guided, eta: float = 0.0, radius: float | None = None) -> Guided:
@@ -16,9 +16,10 @@ def projected(guided: Guided, eta: float = 0.0, radius: float | None = None) -> 
     ‖Δ‖ ≤ radius, if one is given. η = 1 without a radius changes nothing. The paper's third part, a momentum along the
     path, is left out: a denoiser that remembers its last call would not be a function of (x, t).
 
-    `guided`: of `cfg` or `autoguidance`. Two calls, or one where w = 1. Raises ValueError for an η that is not finite
-    and a radius ≤ 0.
+    `guided`: of `cfg` or `autoguidance`. Two calls, or one where w = 1. Raises TypeError for what is not `Guided`,
+    ValueError for an η that is not finite and a radius ≤ 0.
     """
+    require_guided(guided, "projected")
     arguments.real("eta", eta)
     if radius is not None:
         arguments.real("radius", radius, 1e-12)

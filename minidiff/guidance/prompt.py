@@ -45,6 +45,7 @@ class PromptEmbedding(nn.Module):
         if f is None or f.ndim != 2 or f.shape[1] != self.features:
             got = None if f is None else tuple(f.shape)
             raise ValueError(f"f must be (B, {self.features}), got {got}")
+        arguments.finite("f", f)
         return self.vectors + self.leave(F.relu(self.enter(f)))[:, None]
 
 

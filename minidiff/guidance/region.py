@@ -70,9 +70,11 @@ class RegionLink(nn.Module):
         if masks.ndim == 3:
             masks = masks.expand(len(tags), *masks.shape)
         size = (*tags.shape[:2], *features.shape[2:])
-        if tags.ndim != 3 or features.ndim != 4 or len(features) != len(tags) or masks.shape != size:
+        wide, deep = self.link.out_features, self.link.in_features
+        fits = tags.ndim == 3 and features.ndim == 4 and len(features) == len(tags) and masks.shape == size
+        if not fits or tags.shape[2] != wide or features.shape[1] != deep:
             raise ValueError(
-                "needed are tags (B, K, width), features (B, C, H, W) and masks (B, K, H, W), got "
+                f"needed are tags (B, K, {wide}), features (B, {deep}, H, W) and masks (B, K, H, W), got "
                 f"{tuple(tags.shape)}, {tuple(features.shape)} and {tuple(masks.shape)}"
             )
         arguments.unit_interval("masks", masks)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.guidance.scale import Guided, Scale
+from minidiff.guidance.scale import Guided, Scale, require_guided
 
 
 def rescaled(guided: Guided, phi: float = 0.7) -> Guided:
@@ -15,8 +15,10 @@ def rescaled(guided: Guided, phi: float = 0.7) -> Guided:
     std is over all values of a sample. φ = 0 changes nothing, φ = 1 makes the two stds equal. The paper applies it to
     the output of the network, v; here it acts on x̂_0, whose contrast is what w inflates. A sample of one value alone
     has no std; a constant x̂ stays as it is. `guided`: of `cfg`, `autoguidance` or `projected`. Two calls, or one where
-    w = 1. Raises ValueError for φ outside [0, 1], and at the call for samples of one value.
+    w = 1. Raises TypeError for what is not `Guided`, ValueError for φ outside [0, 1], and at the call for samples of
+    one value.
     """
+    require_guided(guided, "rescaled")
     arguments.real("phi", phi, 0.0, 1.0)
 
     def rule(x1: Tensor, x0: Tensor, w: Scale) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -50,8 +51,8 @@ class Guided(Combined):
                 raise ValueError(f"w must be a number or have shape (B,), got {tuple(w.shape)}")
         else:
             arguments.real("w", w)
-        if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
-            raise ValueError(f"interval must be (low, high) in r = σ/α with 0 ≤ low < high, got {interval}")
+        if interval is not None:
+            _check_interval(interval)
         self.positive, self.negative, self.w, self.interval, self.rule = positive, negative, w, interval, rule
 
     def with_rule(self, rule: Rule) -> Guided:
@@ -109,6 +110,18 @@ def autoguidance(D: DenoiserLike, weak: DenoiserLike, w: Scale, interval: tuple[
     trained for less time. Where they agree nothing changes. Two calls, as in `Guided`, and raises what it raises.
     """
     return Guided(D, weak, w, interval)
+
+
+def require_guided(guided: object, method: str) -> None:
+    """Raise TypeError unless it is `Guided`, with two denoisers and a scale."""
+    if not isinstance(guided, Guided):
+        raise TypeError(f"{method} needs both denoisers: the Guided of cfg or autoguidance, got {guided!r}")
+
+
+def _check_interval(interval: tuple[float, float]) -> None:
+    numbers = isinstance(interval, Sequence) and len(interval) == 2 and all(isinstance(r, Real) for r in interval)
+    if not numbers or not 0 <= interval[0] < interval[1]:
+        raise ValueError(f"interval must be (low, high) in r = σ/α with 0 ≤ low < high, got {interval!r}")
 
 
 def _everywhere(w: Scale, value: float) -> bool:

@@ -23,12 +23,15 @@ def at_prediction(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x̂_0, ℓ(x̂_0) (B,) and (σ²/α) ∇_x ℓ(D(x, t)) for a log-likelihood ℓ of clean x; one call, one pass through D.
 
-    Raises what `tweedie.tweedie` raises.
+    Raises what `tweedie.tweedie` raises, and ValueError for log-likelihoods that are not finite or not (B,).
     """
     x0, product = tweedie(D, x, t)
     with torch.enable_grad():
         clean = x0.clone().requires_grad_()
         value = log_likelihood(clean)
+        if value.shape != x0.shape[:1]:
+            raise ValueError(f"log_likelihood must return one value a row, got {tuple(value.shape)} for {len(x0)} rows")
+        arguments.finite("the log-likelihood", value)
         (gradient,) = torch.autograd.grad(value.sum(), clean)
     return x0, value.detach(), product(gradient)
 
@@ -112,6 +115,8 @@ def dps_gaussian(ratio: float) -> tuple[float, float]:
     ValueError for ρ < 0.
     """
     arguments.real("ratio", ratio, 0.0)
+    if ratio > 1000:  # 2z F(z) = 1 + 1/ρ + 1·3/ρ² + 1·3·5/ρ³ + …, beyond what 200 nodes resolve
+        return 1 + (1 + (3 + (15 + 105 / ratio) / ratio) / ratio) / ratio, math.exp(-ratio)
     nodes, weights = np.polynomial.legendre.leggauss(200)
     q = (nodes + 1) / 2
     gain = ratio * float((weights / 2) @ np.exp(ratio / 2 * (q**2 - 1)))

@@ -27,9 +27,11 @@ def linear_gaussian(prior: GaussianMixture, A: LinearOperator, y: Tensor, s: flo
     With S_k = A C_k Aᵀ + s² I and K_k = C_k Aᵀ S_k⁻¹, the components are N(m_k + K_k (y − A m_k), (I − K_k A) C_k),
     and their weights ∝ π_k N(y; A m_k, S_k). Its call is the exact posterior denoiser E[x_0 | x_t, y], its log_prob the
     noised posterior, its sample draws from p(x_0 | y). y: one measurement, *measured. s > 0, since a noiseless
-    measurement has a singular posterior. Raises TypeError for an operator that is not linear, ValueError for shapes
-    that do not fit, for s ≤ 0, and where a component's likelihood underflows to zero weight.
+    measurement has a singular posterior. Raises TypeError for another prior and an operator that is not linear,
+    ValueError for shapes that do not fit, for s ≤ 0, and where a component's likelihood underflows to zero weight.
     """
+    if not isinstance(prior, GaussianMixture):
+        raise TypeError(f"linear_gaussian needs a Gaussian mixture as prior, got {type(prior).__name__}")
     require_linear(A, "linear_gaussian")
     arguments.real("s", s, 1e-12)
     if A.shape != tuple(prior.means.shape[1:]):
@@ -57,8 +59,11 @@ def empirical_log_weights(prior: Empirical, A: Operator, y: Tensor, s: float) ->
     """log p(x_i | y) = −|y − A(x_i)|²/2s² + const over the N points, for any operator, normalised; (B, N) float64.
 
     A maps (N, *D) to (N, *measured); y (B, *measured); s ≥ 0. At s = 0 it is the limit: the point with the nearest
-    A(x_i), shared among those equally near. Raises ValueError for s < 0 and for measurements of another shape.
+    A(x_i), shared among those equally near. Raises TypeError for another prior, ValueError for s < 0, for measurements
+    of another shape and for an A(x_i) that is not finite.
     """
+    if not isinstance(prior, Empirical):
+        raise TypeError(f"needed is a finite data set as prior, an Empirical, got {type(prior).__name__}")
     arguments.finite("y", y)
     arguments.real("s", s, 0.0)
     measured = A(prior.data)
@@ -66,6 +71,7 @@ def empirical_log_weights(prior: Empirical, A: Operator, y: Tensor, s: float) ->
         raise ValueError(
             f"A must map the data to (N, *M) and y be (B, *M), got {tuple(measured.shape)} and {tuple(y.shape)}"
         )
+    arguments.finite("A(data)", measured)
     squares = torch.cdist(
         y.flatten(1).double(), measured.flatten(1).double(), compute_mode="donot_use_mm_for_euclid_dist"
     ).square()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minidiff import arguments
-from minidiff.inverse.operators import GramFunction, LinearOperator
+from minidiff.inverse.operators import GramFunction, LinearOperator, same_batch
 
 
 class Mask(LinearOperator):
@@ -32,6 +32,7 @@ class Mask(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """y at the measured places, 0 elsewhere."""
+        self._check_shape(y)
         return self.put(y.new_zeros(len(y), *self.shape), y)
 
     def of_gram(self, y: Tensor, function: GramFunction) -> Tensor:
@@ -39,7 +40,12 @@ class Mask(LinearOperator):
         return _scaled(y, function(y.new_ones(())))
 
     def put(self, x: Tensor, y: Tensor) -> Tensor:
-        """A copy of x (B, *D) with the values y (B, M) at the measured places, bit for bit."""
+        """A copy of x (B, *D) with the values y (B, M) at the measured places, bit for bit.
+
+        Raises ValueError for a y of another shape.
+        """
+        self._check_shape(y)
+        same_batch(y, x)
         x = x.clone()
         x[:, self.mask.to(x.device)] = y
         return x
@@ -66,6 +72,7 @@ class AveragePool(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """y/factor² at every pixel of its block."""
+        self._check_shape(y)
         repeated = y.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)
         return repeated / self.factor**2
 
@@ -104,6 +111,7 @@ class Blur(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """The correlation with k."""
+        self._check_shape(y)
         return self._filtered(y, self.transfer.conj())
 
     def of_gram(self, y: Tensor, function: GramFunction) -> Tensor:

@@ -53,7 +53,11 @@ class LinearOperator:
         return self.forward(x)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """A⁺ y = Aᵀ (A Aᵀ)⁺ y, the shortest x among those with the least |y − A x|; (B, *measured) → (B, *shape)."""
+        """A⁺ y = Aᵀ (A Aᵀ)⁺ y, the shortest x among those with the least |y − A x|; (B, *measured) → (B, *shape).
+
+        Raises ValueError for a y of another shape.
+        """
+        self._check_shape(y)
         return self.adjoint(self.of_gram(y, lambda e: torch.where(e > self.cutoff, 1 / e, 0.0)))
 
     def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -64,9 +68,13 @@ class LinearOperator:
     def check_measurement(self, y: Tensor, x: Tensor) -> None:
         """Raise unless y is finite and floating point, of shape (B, *measured) for the B rows of x."""
         arguments.finite("y", y)
-        if tuple(y.shape[1:]) != self.measured:
-            raise ValueError(f"y must have shape (B, {_listed(self.measured)}), got {tuple(y.shape)}")
+        self._check_shape(y)
         same_batch(y, x)
+
+    def _check_shape(self, y: Tensor) -> None:
+        """Raise ValueError unless y is (B, *measured)."""
+        if y.ndim == 0 or tuple(y.shape[1:]) != self.measured:
+            raise ValueError(f"y must have shape (B, {_listed(self.measured)}), got {tuple(y.shape)}")
 
 
 def same_batch(y: Tensor, x: Tensor) -> None:
@@ -111,6 +119,7 @@ class Matrix(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Aᵀ y in the shape of a sample."""
+        self._check_shape(y)
         return (y @ self.dense.to(y)).reshape(len(y), *self.shape)
 
     def of_gram(self, y: Tensor, function: GramFunction) -> Tensor:
@@ -122,8 +131,8 @@ class Matrix(LinearOperator):
 def check_linear(function: Callable[[Tensor], Tensor], shape: Sequence[int], seed: int = 0) -> None:
     """Raise ValueError unless A(a x + b z) = a A(x) + b A(z) on random x, z, so that also A(0) = 0; in float64.
 
-    function maps (B, *shape) to (B, *measured). A map that is linear only near the origin, such as clipping, is found
-    out by probes of different sizes.
+    function maps (B, *shape) to (B, *measured), row by row: one whose rows depend on each other is refused, too. A map
+    that is linear only near the origin, such as clipping, is found out by probes of different sizes.
     """
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.logspace(-2, 2, 9, dtype=torch.float64).reshape(-1, *[1] * len(shape))
@@ -138,6 +147,9 @@ def check_linear(function: Callable[[Tensor], Tensor], shape: Sequence[int], see
             f"the operator is not linear: |A(0)| = {float(offset.abs().max()):.1e}, and A(a x + b z) differs from "
             f"a A(x) + b A(z) by {float(error):.1e} of its size; this method needs a linear one (DPS takes any)"
         )
+    apart = (torch.cat([function(row[None]) for row in x]) - function(x)).abs().flatten(1).amax(1)
+    if not bool((apart < 1e-6 * function(x).abs().flatten(1).amax(1).clamp(min=1e-9)).all()):
+        raise ValueError("the operator must act on each row by itself: a row alone is measured differently in a batch")
 
 
 def require_linear(A: object, method: str) -> None:

@@ -40,7 +40,7 @@ def averaged_log_likelihood(
     def log_likelihood(x0: Tensor, t: Tensor) -> Tensor:
         A.check_measurement(y, x0)
         residual = y - A(x0)
-        solved = A.of_gram(residual, _inverse(A, s, variance(t).to(x0)))
+        solved = A.of_gram(residual, _inverse(A, s, _spread(variance, t, x0)))
         return -(residual * solved).double().flatten(1).sum(1) / 2
 
     return log_likelihood
@@ -68,14 +68,24 @@ class PiGDM(Combined):
         super().__init__(D)
         self.D = D
         self.A, self.y, self.s = A, y, s
-        self.variance = variance or isotropic_variance(D)
+        self.variance = isotropic_variance(D) if variance is None else variance
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """x̂_0 plus the guidance; the shape of x."""
         self.A.check_measurement(self.y, x)
         x0, product = tweedie(self.D, x, t)
-        inverse = _inverse(self.A, self.s, self.variance(t).to(x0))
+        inverse = _inverse(self.A, self.s, _spread(self.variance, t, x0))
         return x0 + product(self.A.adjoint(self.A.of_gram(self.y - self.A(x0), inverse)))
+
+
+def _spread(variance: Variance, t: Tensor, x0: Tensor) -> Tensor:
+    """ϱ_t² in the dtype of x0. Raises TypeError for what is no function, ValueError unless it is () or (B,)."""
+    if not callable(variance):
+        raise TypeError(f"variance must be a function of t, got {type(variance).__name__}")
+    spread = torch.as_tensor(variance(t)).to(x0)
+    if spread.shape not in ((), x0.shape[:1]):
+        raise ValueError(f"variance(t) must have shape () or ({len(x0)},), got {tuple(spread.shape)}")
+    return spread
 
 
 def _inverse(A: LinearOperator, s: float, spread: Tensor) -> GramFunction:

@@ -30,7 +30,8 @@ def repaint(
 
     The measured and the unmeasured pixels of such a state were drawn apart and do not fit. So each stretch of `jump`
     steps is done `repeats` times in all: from its end x goes back up by the forward process,
-    x_s = (α_s/α_t) x_t + √(σ_s² − (α_s/α_t)² σ_t²) z, and down again, whereby D brings the two parts together. Where
+    x_s = (α_s/α_t) x_t + √(σ_s² − (α_s/α_t)² σ_t²) z, and down again, whereby D brings the two parts together. Even
+    infinitely many repeats at one level are exact only as its r_s goes to 0, since D hears of y through noise. Where
     σ_t = 0 the measured pixels are y to the bit. Noise in y is not modelled. n · repeats calls of D on n steps (a last
     stretch may be shorter than `jump`), no gradients. Times of the states go up and down.
 

@@ -51,6 +51,7 @@ def structured_noise(
     arguments.same_shape("x0", x0, "pattern", pattern)
     betas = _checked(betas)
     arguments.same_shape("betas", betas, "factors", factors)
+    arguments.finite("factors", factors)
     if k.dtype != torch.int64 or k.shape != x0.shape[:1] or not bool(((k >= 1) & (k <= len(betas))).all()):
         raise ValueError(f"k must be int64 (B,) in 1…{len(betas)}, got {k.dtype} {k.tolist()}")
     log_signal = torch.log1p(-betas).cumsum(0)[k - 1]

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from odes import even, rk4
 from sides import F64, SEEDS, equal, normals
 
 from minidiff import samplers, times
@@ -271,16 +272,7 @@ def flow_of_gaussian(mu, s, y, r_from, r_to):
         D = (r2 * mu + s**2 * y) / (r2 + s**2)
         return y - D
 
-    steps = 4000
-    h = (math.log(r_to) - math.log(r_from)) / steps
-    log_r = math.log(r_from)
-    for _ in range(steps):
-        k1 = slope(log_r, y)
-        k2 = slope(log_r + h / 2, y + h / 2 * k1)
-        k3 = slope(log_r + h / 2, y + h / 2 * k2)
-        k4 = slope(log_r + h, y + h * k3)
-        y, log_r = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), log_r + h
-    return y
+    return rk4(slope, y, even(math.log(r_from), math.log(r_to), 4000))
 
 
 @pytest.mark.equation("eq-bench-start")

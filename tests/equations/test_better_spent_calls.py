@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from odes import even, rk4
 from sides import F64, LINE, SEEDS, equal, gen, integral, normal, normals
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
@@ -248,18 +249,11 @@ def test_contraction(seed):
 
     def flow(x, steps=2000):
         """dy/dr = (y − D)/r from y = x/α down to r = 0 (nearly), by Runge–Kutta in log r."""
-        y, log_r = x / alpha, math.log(sigma / alpha)
-        h = (-12 - log_r) / steps
 
         def slope(log_r, y):
             return y * (1 - c**2 / (c**2 + math.exp(2 * log_r)))
 
-        for _ in range(steps):
-            k1 = slope(log_r, y)
-            k2 = slope(log_r + h / 2, y + h / 2 * k1)
-            k3 = slope(log_r + h / 2, y + h / 2 * k2)
-            y, log_r = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(log_r + h, y + h * k3)), log_r + h
-        return y
+        return rk4(slope, x / alpha, even(math.log(sigma / alpha), -12, steps))
 
     noise = 0.7
     x_true, x_guess = alpha * 0.4 + sigma * noise, alpha * (0.4 + e) + sigma * noise

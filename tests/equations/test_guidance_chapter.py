@@ -9,6 +9,7 @@ import math
 
 import pytest
 import torch
+from odes import rk4
 from sides import F64, LINE, SEEDS, equal, hermite, integral, normal, normals, numbers
 
 from minidiff.analytic import Gaussian
@@ -269,16 +270,9 @@ def test_the_integral(seed, w):
     equal(torch.trapezoid(r * k(r**2, s, S, w), r), right, rtol=1e-6, atol=1e-7)
 
 
-def runge_kutta(f, y, a, b, n=4000):
-    """y(b) of dy/dx = f(x, y), in steps that are equal in log x."""
-    x = torch.logspace(math.log10(a), math.log10(b), n + 1, dtype=F64).tolist()
-    for p, q in itertools.pairwise(x):
-        h = q - p
-        k1 = f(p, y)
-        k2 = f(p + h / 2, y + h / 2 * k1)
-        k3 = f(p + h / 2, y + h / 2 * k2)
-        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + f(q, y + h * k3))
-    return y
+def logarithmic(a, b, n=4000):
+    """a … b in steps that are equal in the logarithm, as floats."""
+    return torch.logspace(math.log10(a), math.log10(b), n + 1, dtype=F64).tolist()
 
 
 @SEEDS
@@ -287,7 +281,7 @@ def runge_kutta(f, y, a, b, n=4000):
 def test_the_path(seed, w):
     s, S, *_ = case(seed)
     R = 5.0
-    end = runge_kutta(lambda r, y: r * k(r**2, s, S, w) * y, 1.0, R, 1e-6)
+    end = rk4(lambda r, y: r * k(r**2, s, S, w) * y, 1.0, logarithmic(R, 1e-6))
     equal(end, (s**2 / (s**2 + R**2)) ** (w / 2) * (S**2 / (S**2 + R**2)) ** ((1 - w) / 2), rtol=1e-7)
 
 
@@ -298,7 +292,7 @@ def test_the_std_at_the_end(seed, w):
     """From std R at a large R; both printed forms."""
     s, S, *_ = case(seed)
     R = 3e3
-    end = R * runge_kutta(lambda r, y: r * k(r**2, s, S, w) * y, 1.0, R, 1e-6)
+    end = R * rk4(lambda r, y: r * k(r**2, s, S, w) * y, 1.0, logarithmic(R, 1e-6))
     equal(end, s**w * S ** (1 - w), rtol=1e-5)
     equal(s**w * S ** (1 - w), s * (s / S) ** (w - 1))
 
@@ -332,7 +326,7 @@ def test_the_ratio_of_variances(seed, w):
 @pytest.mark.equation("eq-guide-mean")
 def test_the_mean_at_the_end(seed, w):
     s, S, tau, c = case(seed)
-    end = runge_kutta(lambda r, y: r * (k(r**2, s, S, w) * y - w * c / (s**2 + r**2)), 0.0, 1e4, 1e-6, 6000)
+    end = rk4(lambda r, y: r * (k(r**2, s, S, w) * y - w * c / (s**2 + r**2)), 0.0, logarithmic(1e4, 1e-6, 6000))
     q = torch.linspace(0, tau / s, 20001, dtype=F64)
     value = torch.trapezoid((1 + q**2) ** ((w - 1) / 2), q)
     equal(end, w * c / tau * s**w * S ** (1 - w) * value, rtol=1e-3)
@@ -367,7 +361,7 @@ def test_the_variance_of_the_reverse_sde(seed, w):
 @pytest.mark.equation("eq-guide-sde-end")
 def test_the_variance_of_the_reverse_sde_at_the_end(seed, w):
     s, S, tau, _ = case(seed)
-    v = runge_kutta(lambda rho, v: 2 * k(rho, s, S, w) * v - 1, 1e6, 1e6, 1e-9, 8000)
+    v = rk4(lambda rho, v: 2 * k(rho, s, S, w) * v - 1, 1e6, logarithmic(1e6, 1e-9, 8000))
     right = s ** (4 * w) * S ** (4 - 4 * w) / tau**2 * ((S / s) ** (4 * w - 2) - 1) / (2 * w - 1)
     equal(v, right, rtol=1e-3)
 

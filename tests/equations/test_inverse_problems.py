@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from odes import even, rk4
 from sides import F64, LINE, SEEDS, equal, gen, hermite, integral, normal, normals, numbers
 
 from minidiff.analytic import Empirical, Gaussian, GaussianMixture
@@ -25,6 +26,8 @@ from minidiff.inverse import (
 )
 from minidiff.metrics import total_variation, total_variation_floor
 from minidiff.process import LinearVP
+from minidiff.samplers.posterior import ancestral_steps
+from minidiff.samplers.state import begin
 
 VP = LinearVP()
 
@@ -285,19 +288,12 @@ def test_flow_of_dps(seed):
 
 def solved(v, R, start, target, n=4000, top=12.0):
     """The equation of `eq-inverse-dps-flow` from u = e^top to 0 by RK4 in log(1 + u/v), for start and y/a = target."""
-    x, grid = start, torch.linspace(top, 0, n + 1, dtype=F64).tolist()
 
     def slope(q, x):
         u = v * math.expm1(q)
         return (v + u) * (x / (v + u) + R * v**2 * x / (v + u) ** 2 - R * v / (v + u) * target) / 2
 
-    h = -top / n
-    for q in grid[:-1]:
-        k1 = slope(q, x)
-        k2 = slope(q + h / 2, x + h / 2 * k1)
-        k3 = slope(q + h / 2, x + h / 2 * k2)
-        x = x + h * (k1 + 2 * k2 + 2 * k3 + slope(q + h, x + h * k3)) / 6
-    return x, v * math.expm1(top)
+    return rk4(slope, start, even(top, 0, n)), v * math.expm1(top)
 
 
 @SEEDS
@@ -423,6 +419,21 @@ def test_going_back_up(seed):
     up = a_s / a_t * (a_t * x0 + s_t * eps) + math.sqrt(s_s**2 - (a_s / a_t) ** 2 * s_t**2) * z
     equal((share * up).sum(), a_s * x0)
     equal((share * (up - a_s * x0) ** 2).sum(), s_s**2)
+
+
+@SEEDS
+@pytest.mark.equation("eq-inverse-repaint")
+def test_many_sweeps(seed):
+    """The package's steps down and the way up, without their noise, until the hidden mean moves no more."""
+    c, (y,) = 0.2 + 0.5 * numbers(seed, 1)[0], normals(seed, 1)
+    law = Gaussian(VP, torch.zeros(2, dtype=F64), torch.tensor([[1, c], [c, 1]], dtype=F64))
+    grid = begin(law, normals(seed, 1, 2), torch.tensor([0.7, 0.3 + 0.1 * seed], dtype=F64))
+    (a, b, _), x = ancestral_steps(grid)[0], normals(seed + 1, 1, 2)
+    for _ in range(2000):
+        x[0, 0] = grid.alpha[1] * y
+        up = grid.alpha[0] / grid.alpha[1] * x
+        x = a * up + b * law(up, grid.times[0])
+    equal(x[0, 1] / grid.alpha[1], c * y / (1 + (grid.sigma[0] / grid.alpha[0]) ** 2), rtol=1e-7)
 
 
 @SEEDS

@@ -230,6 +230,28 @@ def test_no_collapse_before_the_information_suffices(seed):
     assert sum(surprises) / 8 >= math.log(3) - information - 1e-9
 
 
+@SEEDS
+@pytest.mark.equation("eq-memory-processing")
+@pytest.mark.equation("eq-memory-no-collapse")
+def test_no_collapse_is_tight_for_many_pictures(seed):
+    """A law of two values: what is lost between the two sides falls like 1/n, so that no other factor of I would do."""
+    a, b, r = -1.0, 1.3, numbers(seed, 1, 0.8, 2.0)[0]
+    law = (normal(LINE, a, r**2) + normal(LINE, b, r**2)) / 2
+    information = float(entropy(law) - entropy(normal(LINE, 0.0, r**2)))
+    gaps = []
+    for n in (50, 100, 200):
+        surprise = 0.0
+        for k in range(1, n + 1):  # so many of the n are a; by symmetry the other half of the terms counts the b
+            for own, other in ((a, b), (b, a)):
+                y = own + r * NODES
+                share = normal(y, own, r**2) / (k * normal(y, own, r**2) + (n - k) * normal(y, other, r**2))
+                surprise -= math.comb(n, k) / 2**n * k / n * float(share.log() @ WEIGHTS)
+        gaps.append(surprise - math.log(n) + information)
+    assert all(gap > 0 for gap in gaps)
+    assert gaps[0] / gaps[1] == pytest.approx(2, rel=0.03)
+    assert gaps[1] / gaps[2] == pytest.approx(2, rel=0.03)
+
+
 def test_no_collapse_is_tight_for_many_dimensions_and_few_pictures():
     """Under strong noise the own weight is 1/n and the information 0: both sides become log n."""
     x, y, _, mass = three_draws(1.0, 40.0, 16)

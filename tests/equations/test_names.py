@@ -4,12 +4,12 @@ A random process has smooth α and σ with α² + σ² ≠ 1; its rates are fini
 integrals are trapezium or Gauss–Hermite sums.
 """
 
-import itertools
 import math
 from functools import partial
 
 import pytest
 import torch
+from odes import rk4
 from sides import F64, SEEDS, equal, hermite
 
 from minidiff import objectives, times
@@ -543,12 +543,7 @@ def test_the_deterministic_sampler_shrinks(seed):
 
     x, n = torch.tensor([0.0, 1.0], dtype=F64), 300
     grid = torch.linspace(1, 1e-7**0.25, n + 1, dtype=F64) ** 4  # fine near the data
-    for t, u in itertools.pairwise(grid):
-        h = u - t
-        k1 = slope(t, x)
-        k2 = slope(t + h / 2, x + h / 2 * k1)
-        k3 = slope(t + h / 2, x + h / 2 * k2)
-        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(u, x + h * k3))
+    x = rk4(slope, x, grid)
     equal((x[1] - x[0]) / math.sqrt(c), 1 / math.sqrt(alpha2 * c + sigma2), rtol=1e-4)
 
 

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from odes import rk4
 from sides import F64, LINE, SEEDS, equal, gen, integral, normal, normals, numbers
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from torch.func import hessian, jacrev, vmap
@@ -329,19 +330,12 @@ def test_infinitely_many_layers(seed):
             x = x + field(x, t) / N
         return total
 
-    def slope(state, t):
+    def slope(t, state):
         x = state[:2]
         trace = t + 0.7 * x[0]  # ∇·u by hand
         return torch.cat([field(x, t), trace.reshape(1)])
 
-    state, h = torch.cat([start, torch.zeros(1, dtype=F64)]), 1 / 20
-    for n in range(20):
-        t = torch.tensor(n * h, dtype=F64)
-        k1 = slope(state, t)
-        k2 = slope(state + h / 2 * k1, t + h / 2)
-        k3 = slope(state + h / 2 * k2, t + h / 2)
-        k4 = slope(state + h * k3, t + h)
-        state = state + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    state = rk4(slope, torch.cat([start, torch.zeros(1, dtype=F64)]), torch.linspace(0, 1, 21, dtype=F64))
     coarse, fine = layers(40), layers(80)
     equal(2 * fine - coarse, state[2], rtol=5e-3, atol=5e-3)
     assert abs(fine - state[2]) < abs(coarse - state[2])

@@ -9,6 +9,7 @@ import math
 
 import pytest
 import torch
+from odes import even, rk4
 from sides import F64, LINE, SEEDS, equal, gen, integral, normal
 from torch.func import jacrev
 
@@ -509,17 +510,6 @@ UNIT = torch.eye(2, dtype=F64)
 PHASES = (0.05, 0.4, 1.3, 5.0)
 
 
-def rk4(slope, y, start, stop, count=250):
-    h = (stop - start) / count
-    for i in range(count):
-        u = start + i * h
-        k1 = slope(u, y)
-        k2 = slope(u + h / 2, y + h / 2 * k1)
-        k3 = slope(u + h / 2, y + h / 2 * k2)
-        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(u + h, y + h * k3))
-    return y
-
-
 def spring_covariance(omega, gamma):
     """Σ from the matrix exponential of torch."""
     E = torch.matrix_exp(A * omega)
@@ -553,7 +543,7 @@ def test_covariance_of_the_spring():
     moved = (UNIT + h * A) @ S @ (UNIT + h * A).mT + h * GG
     equal((moved - S) / h, A @ S + S @ A.mT + GG, rtol=0, atol=1e-3)
     for omega in PHASES:
-        solved = rk4(lambda _, S: A @ S + S @ A.mT + GG, start, 0.0, omega)
+        solved = rk4(lambda _, S: A @ S + S @ A.mT + GG, start, even(0.0, omega, 250))
         equal(solved, spring_covariance(omega, gamma), rtol=1e-8, atol=1e-10)
         decay = math.exp(-2 * omega)
         xx = 1 - decay * ((1 + omega) ** 2 + (1 - gamma) * omega**2)
@@ -668,10 +658,7 @@ def test_variation_of_constants():
     for i in range(count):
         path.append(z)
         u = start + i * h
-        k1 = slope(u, z)
-        k2 = slope(u + h / 2, z + h / 2 * k1)
-        k3 = slope(u + h / 2, z + h / 2 * k2)
-        z = z + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(u + h, z + h * k3))
+        z = rk4(slope, z, (u, u + h))
     path.append(z)
     angle = 0.8  # K is Cholesky's factor turned by a fixed angle: a root, but not the flow's
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=F64)
@@ -692,11 +679,11 @@ def test_root_stays_a_root():
     gamma, omega, h = 0.3, 1.1, 1e-4
     R = torch.linalg.cholesky(spring_covariance(omega, gamma))
     step = flow_slope(gamma)
-    after, before = (rk4(step, R, omega, omega + d, 4) for d in (h, -h))
+    after, before = (rk4(step, R, even(omega, omega + d, 4)) for d in (h, -h))
     left = (after @ after.mT - before @ before.mT) / (2 * h)
     S = R @ R.mT
     equal(left, A @ S + S @ A.mT + GG, rtol=1e-6)
-    far = rk4(step, R, omega, 3.0)
+    far = rk4(step, R, even(omega, 3.0, 250))
     equal(far @ far.mT, spring_covariance(3.0, gamma), rtol=1e-8)
 
 
@@ -710,9 +697,9 @@ def test_gddim_is_exact_for_a_point():
         return A @ z - GG @ torch.linalg.solve(S, m * x_0 - z) / 2
 
     z = torch.tensor([0.9, -0.6], dtype=F64)
-    carried = rk4(flow_slope(gamma), UNIT, start, stop)  # R_t R_s⁻¹ by the equation of the root
+    carried = rk4(flow_slope(gamma), UNIT, even(start, stop, 250))  # R_t R_s⁻¹ by the equation of the root
     right = mean_factor(stop) * x_0 + carried @ (z - mean_factor(start) * x_0)
-    exact = rk4(slope, z, start, stop)
+    exact = rk4(slope, z, even(start, stop, 250))
     equal(exact, right, rtol=1e-8)
     first, final = (torch.linalg.cholesky(spring_covariance(u, gamma)) for u in (start, stop))
     wrong = mean_factor(stop) * x_0 + final @ torch.linalg.solve(first, z - mean_factor(start) * x_0)
@@ -742,7 +729,7 @@ def test_rotation():
     h = 1e-3
 
     def angle(u):
-        R = rk4(flow_slope(gamma), R0, start, u)
+        R = rk4(flow_slope(gamma), R0, even(start, u, 250))
         turn = torch.linalg.solve(torch.linalg.cholesky(spring_covariance(u, gamma)), R)
         equal(turn @ turn.mT, UNIT, atol=1e-8)
         equal(turn[0, 0], turn[1, 1], atol=1e-8)

@@ -9,6 +9,7 @@ import math
 
 import pytest
 import torch
+from odes import rk4
 from sides import F64, LINE, SEEDS, equal, integral, normal, numbers, rate
 from torch.distributions import Normal, kl_divergence
 
@@ -164,13 +165,7 @@ def exact_path(x_1, t_end, start):
     def f(t, x):
         return rate(alpha, t) * guess(t) + rate(sigma, t) * (x - alpha(t) * guess(t)) / sigma(t)
 
-    for s, t in itertools.pairwise(grid):
-        h = t - s
-        k1 = f(s, x)
-        k2 = f(s + h / 2, x + h / 2 * k1)
-        k3 = f(s + h / 2, x + h / 2 * k2)
-        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + f(t, x + h * k3))
-    return x
+    return rk4(f, x, grid)
 
 
 @SEEDS

@@ -356,11 +356,12 @@ def field(p):
 
 @SEEDS
 @pytest.mark.equation("eq-space-flux")
-def test_flux_through_a_sphere(seed):
-    (radius,) = numbers(seed, 1, 1.5, 3)
+def test_flux_through_an_ellipsoid(seed):
+    """Over the images c + L n of the unit sphere, whose patches are det L · L⁻¹ n; and the package's field is it."""
+    axes, centre = torch.tensor(numbers(seed, 3, 1.5, 3), dtype=F64), 0.2 * normals(seed + 5, 3)
     angle = torch.linspace(0, TURN, 121, dtype=F64)[:-1]
     root = (1 - NODES**2).sqrt()
-    normal_vector = torch.stack(
+    unit = torch.stack(
         [
             (root[:, None] * angle.cos()).flatten(),
             (root[:, None] * angle.sin()).flatten(),
@@ -368,10 +369,10 @@ def test_flux_through_a_sphere(seed):
         ],
         1,
     )
-    patch = WEIGHTS.repeat_interleave(120) * TURN / 120 * radius**2
-    equal((patch * (field(radius * normal_vector) * normal_vector).sum(1)).sum(), 1.0, rtol=1e-8)
-    packaged = poisson_flow.PoissonField(CHARGES, SHARES)
-    point = normals(seed, 5, 3).abs()
+    patch = (WEIGHTS.repeat_interleave(120) * TURN / 120)[:, None] * axes.prod() * unit / axes
+    equal((field(centre + axes * unit) * patch).sum(), 1.0, rtol=1e-8)
+    packaged = poisson_flow.PoissonField(CHARGES, 4 * SHARES)  # normalised there
+    point = normals(seed, 8, 3)  # on both sides of the floor
     across, up = packaged(point[:, :2], point[:, 2])
     equal(torch.cat([across, up[:, None]], 1), field(point))
 

@@ -86,22 +86,26 @@ class Chain:
 
     def between(self, s: int, n: int) -> Tensor:
         """Q_{s+1} ⋯ Q_n, the law of x_n given x_s; (V, V). Raises ValueError unless 0 ≤ s < n ≤ T."""
-        arguments.positive_integer("s", s, at_least=0)
-        arguments.positive_integer("n", n)
-        if not s < n <= self.length:
-            raise ValueError(f"s and n must satisfy 0 ≤ s < n ≤ {self.length}, got s = {s}, n = {n}")
+        self._check_indices(s, n)
         product = self.steps[s]
         for step in self.steps[s + 1 : n]:
             product = product @ step
         return product
 
+    def _check_indices(self, s: int, n: int) -> None:
+        arguments.positive_integer("s", s, at_least=0)
+        arguments.positive_integer("n", n)
+        if not s < n <= self.length:
+            raise ValueError(f"s and n must satisfy 0 ≤ s < n ≤ {self.length}, got s = {s}, n = {n}")
+
     def marginal(self, x0: Tensor, n: int) -> Tensor:
         """q(x_n^i = · | x_0) = Q̄_n[x_0^i]; (B, L) → (B, L, V).
 
-        Raises ValueError for tokens outside the vocabulary or n outside 0 … T.
+        Raises TypeError or ValueError for tokens outside the vocabulary or an n that is none of 0 … T.
         """
         check_tokens("x0", x0, self.vocabulary)
-        if not 0 <= n <= self.length:
+        arguments.positive_integer("n", n, at_least=0)
+        if n > self.length:
             raise ValueError(f"n must lie in 0 … {self.length}, got {n}")
         return self.cumulative[n].to(x0.device)[x0]
 
@@ -124,9 +128,10 @@ class Chain:
         """p(x_s^i | x_n) = Σ_k p(x_0^i = k | x_n) q(x_s^i | x_n^i, x_0^i = k): the posterior, averaged over D's belief.
 
         log_p (B, L, K) with K ≤ V, the answer of a denoiser that predicts x_0 from all of x_n; it is exact position by
-        position when D is. Beliefs in an x_0 that cannot lead to x_n are dropped. Returns (B, L, V).
+        position when D is. Beliefs in an x_0 that cannot lead to x_n are dropped. Returns (B, L, V). Raises ValueError
+        where no belief is left, and as `between` does.
         """
-        self._check_answer(log_p, x_n)
+        self._check_answer(log_p, x_n, s, n)
         likelihood = self.cumulative[n].to(x_n.device).T[x_n][..., : log_p.shape[-1]]  # q(x_n^i | x_0^i = k)
         return self._combined(torch.where(likelihood > 0, log_p.exp() / likelihood, 0.0), x_n, s, n)
 
@@ -135,12 +140,13 @@ class Chain:
 
         It uses x_n^i once more than `reverse`, by the factor q(x_n^i | k), so it is exact for another p̃: the law of
         x_0^i given the *other* noisy tokens. Where q(x_n^i | k) is the same for every possible k, as with masks, the
-        two agree. Source: Austin et al. 2021, eq. 4.
+        two agree. Raises as `reverse` does. Source: Austin et al. 2021, eq. 4.
         """
-        self._check_answer(log_p, x_n)
+        self._check_answer(log_p, x_n, s, n)
         return self._combined(log_p.exp(), x_n, s, n)
 
-    def _check_answer(self, log_p: Tensor, x_n: Tensor) -> None:
+    def _check_answer(self, log_p: Tensor, x_n: Tensor, s: int, n: int) -> None:
+        self._check_indices(s, n)
         check_tokens("x_n", x_n, self.vocabulary)
         if log_p.ndim != 3 or log_p.shape[:2] != x_n.shape or log_p.shape[2] > self.vocabulary:
             raise ValueError(
@@ -152,16 +158,21 @@ class Chain:
         """∝ Σ_k weight_k Q̄_s[k, ·] Q_{s→n}[·, x_n]."""
         into = self.between(s, n).to(x_n.device).T[x_n]
         joint = weight.double() @ self.cumulative[s, : weight.shape[-1]].to(x_n.device) * into
-        return joint / joint.sum(-1, keepdim=True)
+        total = joint.sum(-1, keepdim=True)
+        if not bool((torch.isfinite(total) & (total > 0)).all()):
+            raise ValueError("log_p must be without NaN and leave, at every position, an x_0 that can lead to x_n")
+        return joint / total
 
     def step_kl(self, D: DiscreteDenoiser, x0: Tensor, x_n: Tensor, n: int, vocabulary: int) -> Tensor:
         """KL(q(x_{n−1} | x_n, x_0) ‖ p(x_{n−1} | x_n)) in nats, summed over the string; (B,).
 
         At n = 1 the posterior is x_0 itself, so this is −log p(x_0 | x_1). D answers over the K = `vocabulary` clean
-        tokens. Source: Austin et al. 2021, section 2.
+        tokens. Raises ValueError for an x_n that cannot come from x_0. Source: Austin et al. 2021, section 2.
         """
         check_tokens("x0", x0, vocabulary)
         q = self.posterior(x_n, x0, n - 1, n)
+        if not bool((q.sum(-1) > 0).all()):
+            raise ValueError("x_n must be able to come from x0, got a token that it cannot turn into")
         p = self.reverse(clean(D, x_n, self.time(n), vocabulary), x_n, n - 1, n)
         return (torch.xlogy(q, q) - torch.xlogy(q, p)).sum((1, 2))
 
@@ -203,6 +214,8 @@ class Chain:
         """
         check_tokens("x", x, self.vocabulary)
         stops = list(range(self.length, -1, -1)) if indices is None else list(indices)
+        for stop in stops:
+            arguments.positive_integer("indices", stop, at_least=0)
         falling = all(later < earlier for earlier, later in itertools.pairwise(stops))
         if len(stops) < 2 or stops[0] != self.length or stops[-1] != 0 or not falling:
             raise ValueError(f"indices must fall from {self.length} to 0, got {stops[:8]}")

@@ -28,9 +28,13 @@ from minidiff.times import check_times, pairwise
 def mixture_kernel(t: Tensor, source: Tensor, vocabulary: int) -> Tensor:
     """q(x_t^i = v | x_0^i = k) = (1 − t) 1[v = k] + t π(v) for a 0-d t and π = source (V,); (K, V), K = vocabulary ≤ V.
 
-    Raises ValueError for a source that is not a law or has fewer than K entries, and for t outside [0, 1].
+    Raises TypeError or ValueError for a source that is not a law or has fewer than K entries, and for a t that is not
+    0-d in [0, 1].
     """
     _check_source(source, vocabulary)
+    arguments.floating("t", t)
+    if t.ndim:
+        raise ValueError(f"t must be 0-d, got shape {tuple(t.shape)}")
     arguments.unit_interval("t", t)
     eye = torch.eye(vocabulary, len(source), dtype=torch.float64, device=source.device)
     return (1 - t.double()) * eye + t.double() * source.double()
@@ -60,9 +64,10 @@ def jump_rates(
     _check_source(source, vocabulary)
     check_tokens("x", x, len(source))
     arguments.real("churn", churn, 0.0)
-    time = float(t)
-    if t.ndim or not 0 < time <= 1:
+    arguments.floating("t", t)
+    if t.ndim or not 0 < float(t) <= 1:
         raise ValueError(f"t must be a 0-d time in (0, 1], got {t}")
+    time = float(t)
     law = source.double().to(x.device)
     p = log_probabilities(D, x, t, vocabulary).exp()
     p = torch.nn.functional.pad(p, (0, len(source) - vocabulary))
@@ -116,5 +121,6 @@ def _euler(
 
 def _check_source(source: Tensor, vocabulary: int) -> None:
     check_stochastic("source", source)
+    arguments.positive_integer("vocabulary", vocabulary, at_least=2)
     if source.ndim != 1 or len(source) < vocabulary:
         raise ValueError(f"source must be a law (V,) with V ≥ {vocabulary}, got shape {tuple(source.shape)}")

@@ -35,14 +35,18 @@ def _check_labels(labels: Tensor) -> None:
 
 
 def next_log_probabilities(model: NextLabel, said: Tensor) -> Tensor:
-    """log p(next | said), (B, K + 1) float64, with −∞ for labels said already. Raises ValueError for shape or NaN."""
+    """log p(next | said), (B, K + 1) float64, with −∞ for labels said already.
+
+    Raises ValueError for logits of another shape, with NaN or +∞, or that leave nothing to say.
+    """
     logits = model(said)
     if logits.shape != (len(said), said.shape[1] + 1):
         raise ValueError(f"model must return (B, K + 1) = {(len(said), said.shape[1] + 1)}, got {tuple(logits.shape)}")
-    if bool(logits.isnan().any()):
-        raise ValueError("model must return logits without NaN")
     gone = torch.nn.functional.pad(said, (0, 1), value=False)
-    return logits.double().masked_fill(gone, -torch.inf).log_softmax(1)
+    answer = logits.double().masked_fill(gone, -torch.inf).log_softmax(1)
+    if bool(answer.isnan().any()):
+        raise ValueError("model must return logits without NaN or +∞, with one above −∞ among those not yet said")
+    return answer
 
 
 def ordered_loss(model: NextLabel, labels: Tensor, order: Tensor) -> Said:

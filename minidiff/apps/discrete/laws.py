@@ -58,8 +58,13 @@ def order_agnostic_bound(D: DiscreteDenoiser, x0: Tensor, vocabulary: int) -> Te
 
 
 def law_of_ancestral(D: DiscreteDenoiser, length: int, vocabulary: int, times: Tensor) -> Tensor:
-    """The law (K, …, K) of what `masked.ancestral` returns from a string of masks; times from 1 to 0 as there."""
+    """The law (K, …, K) of what `masked.ancestral` returns from a string of masks; times from 1 to 0 as there.
+
+    Raises ValueError for times that do not end at 0, where masks would be left.
+    """
     check_times(times)
+    if float(times[-1]) != 0:
+        raise ValueError(f"times must end at 0, where no mask is left, got {float(times[-1])}")
     law = _all_masked(length, vocabulary)
     for s, t in pairwise(times.tolist()):
         reveal = (s - t) / s

@@ -39,7 +39,8 @@ def mask(x0: Tensor, t: Tensor, vocabulary: int, generator: Generators = None) -
 def rate_loss(D: DiscreteDenoiser, x0: Tensor, t: Tensor, vocabulary: int, generator: Generators = None) -> Tensor:
     """(1/t) Σ_masked −log p(x_0^i | x_t) at one draw of the masks; (B,). Its mean over t ~ U(0, 1) is the bound.
 
-    The weight is −α′/(1 − α) for a share α = 1 − t of tokens left; in terms of the rate no schedule is left in it.
+    The weight is −α′/(1 − α) for a share α = 1 − t of tokens left; in terms of the rate no schedule is left in it. A
+    single mask has probability L t for small t and costs 1/t, so the variance over t is infinite: `count_loss` has not.
     t in (0, 1], () or (B,). Raises ValueError for t = 0 or tokens outside the vocabulary.
     Source: Sahoo et al. 2024, eq. 10; Shi et al. 2024, section 3.
     """
@@ -59,8 +60,9 @@ def count_loss(
     """
     check_tokens("x0", x0, vocabulary)
     length = x0.shape[1]
-    if counts.shape != x0.shape[:1] or counts.dtype != torch.int64:
-        raise ValueError(f"counts must be int64 of shape ({len(x0)},), got {counts.dtype} {tuple(counts.shape)}")
+    if not isinstance(counts, Tensor) or counts.shape != x0.shape[:1] or counts.dtype != torch.int64:
+        got = f"{counts.dtype} {tuple(counts.shape)}" if isinstance(counts, Tensor) else type(counts).__name__
+        raise ValueError(f"counts must be int64 of shape ({len(x0)},), got {got}")
     if not bool(((counts >= 1) & (counts <= length)).all()):
         raise ValueError(f"counts must lie in 1 … {length}, got {int(counts.min())} … {int(counts.max())}")
     rank = standard_uniform(x0.shape, generator, x0.device).argsort(1).argsort(1)

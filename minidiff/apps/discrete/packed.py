@@ -101,10 +101,16 @@ def partially_autoregressive_loss(net: PackedNet, x0: Tensor, steps: Tensor, voc
 
     The network's first K logits, K = `vocabulary`, are those of the clean tokens. One token a step makes the second
     loss the exact −log-likelihood of an autoregressive model in that order; one step for all makes it a masked model.
-    Raises what `pack_factorisation` raises. Source: Bao et al. 2020, section 3.
+    Raises what `pack_factorisation` raises, and ValueError for logits of another shape. Source: Bao et al. 2020,
+    section 3.
     """
     packed = pack_factorisation(x0, steps, vocabulary)
     logits = net(packed.tokens, None, packed.places, packed.allowed)
+    if logits.shape[:-1] != packed.tokens.shape or logits.shape[-1] < vocabulary:
+        wanted = (*packed.tokens.shape, vocabulary)
+        raise ValueError(
+            f"net must return logits of shape {wanted}, or with more at the end, got {tuple(logits.shape)}"
+        )
     length = x0.shape[1]
     hidden = packed.places[:, length:]
     nll = -of_data(logits[:, length:, :vocabulary].double().log_softmax(-1), x0.gather(1, hidden))

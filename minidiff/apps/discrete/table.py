@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from minidiff import arguments
 from minidiff.apps.discrete.laws import strings
 from minidiff.apps.discrete.tokens import DiscreteDenoiser, categorical, check_stochastic, check_tokens
 from minidiff.noise import Generators
@@ -36,7 +37,8 @@ class Table:
         return self.probabilities[tuple(x.T)].log()
 
     def sample(self, n: int, generator: Generators = None) -> Tensor:
-        """Draw n strings; (n, L)."""
+        """Draw n strings; (n, L). Raises ValueError for n < 1."""
+        arguments.positive_integer("n", n)
         index = categorical(self.probabilities.flatten().expand(n, -1), generator)
         return strings(self.vocabulary, self.length)[index]
 

@@ -71,8 +71,11 @@ def standard_uniform(shape: torch.Size | tuple[int, ...], generator: Generators,
 def categorical(probabilities: Tensor, generator: Generators = None) -> Tensor:
     """Draw tokens from probabilities (B, …, K), not necessarily normalised, by inverting the distribution function.
 
-    Returns (B, …) int64. A token of probability zero is never drawn.
+    Returns (B, …) int64. A token of probability zero is never drawn. Raises ValueError for NaN, infinity or nothing to
+    draw from.
     """
     cumulative = probabilities.double().cumsum(-1)
+    if not bool((torch.isfinite(cumulative[..., -1]) & (cumulative[..., -1] > 0)).all()):
+        raise ValueError("probabilities must be finite, with one above zero to draw from, at every position")
     u = standard_uniform(probabilities.shape[:-1], generator, probabilities.device)
     return (cumulative / cumulative[..., -1:] <= u[..., None]).sum(-1)

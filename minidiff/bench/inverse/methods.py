@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from minidiff.inverse import (
     twisted,
 )
 from minidiff.process import RectifiedFlow
-from minidiff.samplers import ancestral, last
+from minidiff.samplers import State, ancestral, last
 
 CALLS = 40  # of D for each sample, whatever the method
 
@@ -37,34 +37,33 @@ def grid(steps: int | None = None) -> Tensor:
     return times.log_snr(RectifiedFlow(), steps or CALLS, r_max=80.0, r_min=0.02, zero=True)
 
 
-def _guided(make: Callable[..., DenoiserLike]) -> Draw:
+def _alone(sampler: Callable[..., Iterator[State]]) -> Draw:
+    """Samples that know nothing of each other, and so weigh the same."""
+
     def draw(
         D: DenoiserLike, x: Tensor, A: LinearOperator, y: Tensor, s: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        made = last(ancestral(make(D, A, y, s), x, grid(), generator=generator))
+        made = last(sampler(D, x, A, y, s, generator))
         return made, torch.full((len(x),), 1 / len(x), dtype=torch.float64)
 
     return draw
+
+
+def _guided(make: Callable[..., DenoiserLike]) -> Draw:
+    return _alone(lambda D, x, A, y, s, generator: ancestral(make(D, A, y, s), x, grid(), generator=generator))
 
 
 def _as_run(step: float) -> Draw:
-    def draw(
-        D: DenoiserLike, x: Tensor, A: LinearOperator, y: Tensor, s: float, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        made = last(dps_sampler(D, x, grid(), A, y, step=step, generator=generator))
-        return made, torch.full((len(x),), 1 / len(x), dtype=torch.float64)
-
-    return draw
+    return _alone(lambda D, x, A, y, s, generator: dps_sampler(D, x, grid(), A, y, step=step, generator=generator))
 
 
 def _repaint(repeats: int) -> Draw:
-    def draw(
+    def sampler(
         D: DenoiserLike, x: Tensor, A: LinearOperator, y: Tensor, s: float, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        made = last(repaint(D, x, grid(CALLS // repeats), A, y, repeats=repeats, generator=generator))
-        return made, torch.full((len(x),), 1 / len(x), dtype=torch.float64)
+    ) -> Iterator[State]:
+        return repaint(D, x, grid(CALLS // repeats), A, y, repeats=repeats, generator=generator)
 
-    return draw
+    return _alone(sampler)
 
 
 def _particles(averaged: bool) -> Draw:

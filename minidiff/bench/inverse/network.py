@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from minidiff import zoo
-from minidiff.bench import results, resume
+from minidiff.bench import pictures, results, resume
 from minidiff.bench.inverse import methods, tasks
 from minidiff.denoiser import DenoiserLike
 
@@ -23,7 +23,7 @@ def restored(task: str, name: str, D: DenoiserLike, judge: torch.nn.Module) -> d
     """One restoration of each held-out digit by the network, without a label.
 
     fit: root mean square of (y − A x)/s, 1 for the truth. error: per pixel from the truth. same_class: share that the
-    judge sees as the label. first: eight of them, a byte a pixel for the range [−1, 1], in hexadecimal.
+    judge sees as the label. first: eight of them, packed.
     """
     A, s = tasks.operators()[task]
     images, y, labels = tasks.measurements(A, s, RESTORED)
@@ -37,7 +37,6 @@ def restored(task: str, name: str, D: DenoiserLike, judge: torch.nn.Module) -> d
         seconds = time.process_time() - start
     with torch.no_grad():
         seen = judge(made).argmax(1)
-    shades = ((made[:8].clamp(-1, 1) + 1) * 127.5).round().int()
     return {
         "task": task,
         "method": name,
@@ -45,7 +44,7 @@ def restored(task: str, name: str, D: DenoiserLike, judge: torch.nn.Module) -> d
         "error": float((made - images).square().mean().sqrt()),
         "same_class": float((seen == labels).double().mean()),
         "cpu_seconds": seconds,
-        "first": [bytes(picture).hex() for picture in shades.flatten(1).tolist()],
+        "first": pictures.packed(made[:8]),
     }
 
 

@@ -8,7 +8,6 @@ builds (SRDiff, Li et al. 2022). Regions are the connected parts of ink and of p
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidiff import data, inverse, metrics, zoo
-from minidiff.bench import results, resume
+from minidiff.bench import ddpm, results, resume
 from minidiff.nets import MLP
 from minidiff.process import Tabulated
 from minidiff.samplers import ancestral, ddim
@@ -45,11 +44,9 @@ class Pictures(NamedTuple):
 
 def schedules() -> dict[str, Tensor]:
     """Name → β (T,): the cosine of 100 steps that the authors train with, and DDPM's line of 1000."""
-    angle = (torch.arange(101, dtype=torch.float64) / 100 + 0.008) / 1.008 * math.pi / 2
-    signal = angle.cos().square()
     return {
-        "cosine, T = 100": (1 - signal[1:] / signal[:-1]).clamp(max=0.999),
-        "linear, T = 1000": torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64),
+        "cosine, T = 100": torch.tensor(ddpm.cosine(100), dtype=torch.float64),
+        "linear, T = 1000": torch.tensor(ddpm.linear(1000), dtype=torch.float64),
     }
 
 

@@ -12,7 +12,7 @@ Finished rows are kept in `build/relatives` and reused; delete the folder to sta
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,27 @@ import torch
 from torch import nn
 
 from minidiff import data, metrics, train
-from minidiff.bench import results, resume, run_stages
-from minidiff.bench.relatives.trained import MAKERS, STEPS
+from minidiff.bench import pictures, results, resume, run_stages
+from minidiff.bench.relatives import energies, generators
+from minidiff.bench.relatives.trained import STEPS, Trained
 
 FOLDER = Path("build/relatives")
 SEEDS = (0, 1, 2)
 SHOWN = 12  # samples of each family that are stored
+MAKERS: dict[str, Callable[[int], Trained]] = {
+    "training set": generators.training_set,
+    "neighbours": generators.neighbours,
+    "PCA mixture": generators.mixture,
+    "VAE": generators.vae,
+    "GAN": generators.gan,
+    "flow": generators.flow,
+    "autoregressive": generators.autoregressive,
+    "energy, NCE": energies.contrast,
+    "energy, recovery": energies.recovery,
+    "energy, denoising": energies.denoising,
+    "diffusion": energies.diffusion,
+    "diffusion, zoo": energies.zoo_diffusion,
+}
 
 
 def row(family: str, seed: int, judge: nn.Module) -> dict[str, Any]:
@@ -52,7 +67,7 @@ def row(family: str, seed: int, judge: nn.Module) -> dict[str, Any]:
             "parameters": made.parameters,
             "training seconds": training_time.cpu,
             "sampling seconds": sampling_time.cpu,
-            "shown": [[round(v, 2) for v in image] for image in x[:SHOWN].flatten(1).tolist()],
+            "shown": pictures.packed(x[:SHOWN]),
         }
 
 
