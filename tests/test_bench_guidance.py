@@ -147,5 +147,5 @@ def test_what_is_asked_are_two_different_digits(small, monkeypatch):
 
 
 def test_stages_have_names(small):
-    with pytest.raises(ValueError, match=r"stages are \['regions', 'prompts'\], got 'region'"):
+    with pytest.raises(ValueError, match=r"stages are \['regions', 'prompts', 'short'\], got 'region'"):
         guidance.main(["region"])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 # Modules of this package that benchmarks use and that are none themselves.
 SUPPORT = frozenset(
-    {"contenders", "contexts", "judging", "pictures", "problems", "reference", "results", "resume", "sprites"}
+    {"contenders", "contexts", "judging", "pictures", "problems", "reference", "results", "resume", "short", "sprites"}
 )
 
 

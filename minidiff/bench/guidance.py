@@ -1,8 +1,8 @@
-"""What the chapter on guidance stores: two digits on a canvas, tags with and without a link to a place (5 CPU-minutes).
+"""What the chapter on guidance stores: two digits on a canvas, tags, contexts, a short training (14 CPU-minutes).
 
-python -m minidiff.bench guidance [regions] [prompts]
+python -m minidiff.bench guidance [regions] [prompts] [short]
 
-`prompts` is in `minidiff.bench.contexts`. In `regions`:
+`prompts` is in `minidiff.bench.contexts`, `short` in `minidiff.bench.short`. In `regions`:
 
 The network of the digits, on canvases of two, is told two labels and two masks: "tag A is a 3, tag B is a 7, A is here,
 B is there". Each place of the canvas asks both tags by attention and hears a mean of what they say. Nothing in this
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidiff import data, zoo
-from minidiff.bench import contexts, pictures, results, resume, run_stages
+from minidiff.bench import contexts, pictures, results, resume, run_stages, short
 from minidiff.denoiser import Denoiser
 from minidiff.guidance import RegionLink
 from minidiff.nets import Classifier, Conditioning, UNet, time_features
@@ -232,7 +232,7 @@ def regions() -> None:
     results.save("guidance-regions", stored, "python -m minidiff.bench guidance regions")
 
 
-STAGES = {"regions": regions, "prompts": contexts.prompts}
+STAGES = {"regions": regions, "prompts": contexts.prompts, "short": short.short}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -588,6 +588,32 @@ def test_the_error_that_is_taken_away(seed):
     equal(weak + w * (one - weak) - exact, (1 - (w - 1) * (kappa - 1)) * error)
 
 
+@SEEDS
+@pytest.mark.equation("eq-guide-auto-regression")
+def test_the_scale_with_the_least_loss(seed):
+    """Nine pictures and five observations, all sums: the vertex of the parabola through three losses."""
+    p = torch.tensor(numbers(seed, 45), dtype=F64).reshape(9, 5)
+    p = p / p.sum()
+    pictures, (one, weak) = normals(seed, 9, 3), normals(seed + 30, 10, 3).chunk(2)
+    best = torch.einsum("ij,id->jd", p, pictures) / p.sum(0)[:, None]
+    push = one - weak
+
+    def mean(a, b):
+        return (p * (a * b).sum(-1)).sum()
+
+    def least(one, weak):
+        low, middle, high = (
+            mean(left, left) for left in (pictures[:, None] - weak - w * (one - weak) for w in (0, 1, 2))
+        )
+        return 1 + (low - high) / (2 * (low - 2 * middle + high))
+
+    equal(least(one, weak), 1 + mean(pictures[:, None] - one, push) / mean(push, push))
+    equal(least(one, weak), 1 + mean((best - one).expand(9, 5, 3), push) / mean(push, push))
+    equal(least(best, weak), 1.0)  # an exact model: no push helps
+    kappa = numbers(seed, 1, 1.5, 4.0)[0]
+    equal(least(one, best + kappa * (one - best)), kappa / (kappa - 1))
+
+
 # Learned and local conditions
 
 
