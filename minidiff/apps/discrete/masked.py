@@ -40,7 +40,7 @@ def rate_loss(D: DiscreteDenoiser, x0: Tensor, t: Tensor, vocabulary: int, gener
     """(1/t) Σ_masked −log p(x_0^i | x_t) at one draw of the masks; (B,). Its mean over t ~ U(0, 1) is the bound.
 
     The weight is −α′/(1 − α) for a share α = 1 − t of tokens left; in terms of the rate no schedule is left in it. A
-    single mask has probability L t for small t and costs 1/t, so the variance over t is infinite: `count_loss` has not.
+    single mask has probability L t for small t and costs 1/t, so the variance is infinite; that of `count_loss` is not.
     t in (0, 1], () or (B,). Raises ValueError for t = 0 or tokens outside the vocabulary.
     Source: Sahoo et al. 2024, eq. 10; Shi et al. 2024, section 3.
     """
