@@ -80,13 +80,18 @@ def combine(scale: Tensor, x: Tensor, weights: tuple[float, ...], values: tuple[
 
     Raises TypeError unless D returned a floating-point tensor, ValueError unless it has the shape of x.
     """
-    arguments.floating("what D returns", values[0])
-    if values[0].shape != x.shape:
-        raise ValueError(f"D must return x̂_0 of the shape of x, {tuple(x.shape)}, got {tuple(values[0].shape)}")
+    value = values[0]
+    if getattr(value, "shape", None) != x.shape or not value.is_floating_point():  # once a step: no call if all is well
+        _refuse_answer(value, x)
     total = x * scale
     for weight, value in zip(weights, values, strict=False):
         total.add_(value, alpha=weight)
     return total
+
+
+def _refuse_answer(value: Tensor, x: Tensor) -> None:
+    arguments.floating("what D returns", value)
+    raise ValueError(f"D must return x̂_0 of the shape of x, {tuple(x.shape)}, got {tuple(value.shape)}")
 
 
 def add(x: Tensor, weights: tuple[float, ...], values: tuple[Tensor, ...]) -> Tensor:
