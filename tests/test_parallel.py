@@ -7,7 +7,7 @@ from processes import FORMULAS, name
 from torch import nn
 
 from minidiff import times
-from minidiff.denoiser import Denoiser
+from minidiff.denoiser import Combined, Denoiser
 from minidiff.metrics import CountCalls
 from minidiff.process import EDM, LinearVP, RectifiedFlow
 from minidiff.samplers import ddim, dpmpp_2s, euler, heun, last, parareal, path, picard
@@ -82,6 +82,17 @@ def test_the_error_is_of_the_size_of_the_tolerance():
         depths.append(final.depth)
     assert depths == sorted(depths)
     assert depths[-1] < 30  # of 60 steps
+
+
+def test_nan_is_never_settled():
+    """A change that is NaN is not a small one: states are final one by one, when their predecessors are."""
+    exact, x, T = begun(FORMULAS[0], 6)
+
+    class Broken(Combined):
+        def __call__(self, x, t):
+            return x * torch.nan
+
+    assert [sweep.settled for sweep in picard(Broken(exact), x, T, tolerance=1e9)] == list(range(7))
 
 
 def test_sweeps_stay_few_when_the_steps_become_many():

@@ -149,7 +149,7 @@ def regression(of_scale: Family, seed: int) -> dict[str, float]:
 
 
 def compared(seed: int) -> dict[str, Any]:
-    """All rows of one seed, the regressions, and a sample of each label at the scale SHOWN in grey levels 0 … 16."""
+    """All rows of one seed, the regressions, and a sample of each label at the scale SHOWN, packed."""
     first = [int((asked() == k).nonzero()[0]) for k in range(CLASSES)]
     (D, weak), (longer, _) = trained(seed, STEPS), trained(seed, LONGER * STEPS)
     families, rows, shown = pushes(D, weak), [], {}
@@ -159,7 +159,7 @@ def compared(seed: int) -> dict[str, Any]:
         rows.append({"seed": seed, "push": push, "w": w, "calls": calls, **judged(x, asked())})
         print(rows[-1], flush=True)
         if w in (1.0, SHOWN):
-            shown[push] = (8 * (x[first, 0].clamp(-1, 1) + 1)).round().int().tolist()
+            shown[push] = pictures.packed(x[first])
 
     row("none", 1.0, CALLS, D.given)
     row("longer", 1.0, CALLS, longer.given)
@@ -195,6 +195,6 @@ def short() -> None:
         "real": floors(),
         "rows": [row for of in made for row in of["rows"]] + finely,
         "fits": [of["fits"] for of in made],
-        "shown": {name: pictures.packed(torch.tensor(of) / 8 - 1) for name, of in made[0]["shown"].items()},
+        "shown": made[0]["shown"],
     }
     results.save("guidance-short", stored, "python -m minidiff.bench guidance short")

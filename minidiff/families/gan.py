@@ -125,7 +125,8 @@ class GAN(nn.Module):
 def play(
     gan: GAN, batches: Iterable[tuple[Tensor]], *, rounds: int, generator: Generators = None, every: int = 8
 ) -> Iterator[tuple[float, float]]:
-    """Train both, a step each a round, on at least `rounds` batches (B, *shape); yields both losses, D first.
+    """Train both, a step each a round, on at least `rounds` batches (B, *shape); yields the
+    discriminator's loss and the generator's.
 
     The discriminator learns at twice the generator's rate (two time scales, Heusel et al. 2017), Adam has no momentum,
     both rates fall over the second half. The penalty comes in each `every`-th round, `every` times as heavy.

@@ -137,7 +137,8 @@ def check_linear(function: Callable[[Tensor], Tensor], shape: Sequence[int], see
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.logspace(-2, 2, 9, dtype=torch.float64).reshape(-1, *[1] * len(shape))
     x, z = (sizes * torch.randn(9, *shape, generator=generator, dtype=torch.float64) for _ in range(2))
-    got, needed = function(0.7 * x - 1.3 * z), 0.7 * function(x) - 1.3 * function(z)
+    together = function(x)
+    got, needed = function(0.7 * x - 1.3 * z), 0.7 * together - 1.3 * function(z)
     arguments.same_shape("A(x)", got, "A(z)", needed)
     offset = function(torch.zeros_like(x[:1]))
     scale = needed.abs().flatten(1).amax(1).clamp(min=1e-9)
@@ -147,8 +148,8 @@ def check_linear(function: Callable[[Tensor], Tensor], shape: Sequence[int], see
             f"the operator is not linear: |A(0)| = {float(offset.abs().max()):.1e}, and A(a x + b z) differs from "
             f"a A(x) + b A(z) by {float(error):.1e} of its size; this method needs a linear one (DPS takes any)"
         )
-    apart = (torch.cat([function(row[None]) for row in x]) - function(x)).abs().flatten(1).amax(1)
-    if not bool((apart < 1e-6 * function(x).abs().flatten(1).amax(1).clamp(min=1e-9)).all()):
+    apart = (torch.cat([function(row[None]) for row in x]) - together).abs().flatten(1).amax(1)
+    if not bool((apart < 1e-6 * together.abs().flatten(1).amax(1).clamp(min=1e-9)).all()):
         raise ValueError("the operator must act on each row by itself: a row alone is measured differently in a batch")
 
 

@@ -150,7 +150,7 @@ def _settled(old: list[Tensor], new: list[Tensor], first: int, stop: int, tolera
     reached = first + 1
     while reached < stop:
         change = (new[reached] - old[reached]).flatten(1).square().mean(1).sqrt()
-        if bool((change > tolerance).any()):
+        if not bool((change <= tolerance).all()):  # so that NaN is never settled
             break
         reached += 1
     return reached

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from minidiff import data, likelihood, noise, times, train
 from minidiff.bench.relatives.generators import mixture_law
 from minidiff.bench.relatives.trained import LEVELS, SPREAD, STEPS, Trained, batches, dequantised, fit, size
-from minidiff.denoiser import Denoiser
+from minidiff.denoiser import Denoiser, DenoiserLike
 from minidiff.families.energy import Energy, nce_loss, recovery_loss
 from minidiff.nets import MLP
 from minidiff.nets.perceptron import perceptron
@@ -79,7 +78,7 @@ def diffusion(seed: int) -> Trained:
     return _denoiser(D, velocity, 5e-3, "diffusion", seed)
 
 
-def _denoiser(D: Any, weight: Callable[..., Tensor], lr: float, family: str, seed: int) -> Trained:  # noqa: ANN401
+def _denoiser(D: Denoiser | Energy, weight: Callable[..., Tensor], lr: float, family: str, seed: int) -> Trained:
     stream = train.noised(batches(seed), times.uniform_density(), seed + 100)
 
     def loss(x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -109,7 +108,7 @@ def zoo_diffusion(seed: int) -> Trained:
     return Trained(lambda n, generator: generate(D, labels[:n], 10, seed), 10, size(D), measured, "dequantised")
 
 
-def _flow_bits(D: Any, x: Tensor) -> Tensor:  # noqa: ANN401 (a denoiser)
+def _flow_bits(D: DenoiserLike, x: Tensor) -> Tensor:
     """Bits per dimension along the probability flow, from where the noise is a tenth of half a bin."""
     grid = torch.linspace((0.1 / (LEVELS - 1)) ** 0.5, 1, 21, dtype=torch.float64).square()
     directions = noise.probes(x, 1, generator=torch.Generator().manual_seed(1))
