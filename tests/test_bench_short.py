@@ -20,7 +20,7 @@ def small(monkeypatch, checkout):
     for name, value in (sizes | {"COPIES": 1, "PART": 30, "ROUNDS": 1}).items():
         monkeypatch.setattr(short, name, value)
     images, labels = data.digits("all")
-    parts = {"train": slice(0, 140), "test": slice(140, 200)}
+    parts = {"train": slice(0, 140), "test": slice(143, 203)}  # which does not begin with 0, 1, 2, …
     monkeypatch.setattr(data, "digits", lambda split: (images[parts[split]], labels[parts[split]]))
     return checkout
 
@@ -116,6 +116,17 @@ def test_real_digits_are_judged_as_real(small):
     assert copied["copy_rate"] == 1
 
 
+def test_one_digit_of_each_class_is_precise_and_covers_little(small):
+    images, labels = data.digits("test")
+    first = torch.stack([(labels == k).nonzero()[0, 0] for k in range(10)])
+    row = short.judged(images[first[labels]], labels)
+    assert row["precision"] == 1
+    assert row["recall"] < 0.5
+    assert row["within"] == pytest.approx(0, abs=1e-6)
+    assert short.judged(images, labels)["as_asked"] > 0.9
+    assert short.judged(images, (labels + 1) % 10)["as_asked"] < 0.1
+
+
 def test_the_floors_have_the_labels_that_are_asked_for(small, monkeypatch):
     seen = []
     monkeypatch.setattr(short, "judged", lambda x, y: seen.append((x, y)) or {})
@@ -153,9 +164,12 @@ def test_everything_is_stored_and_resumed(small, monkeypatch):
     assert set(kept["fits"][0]) == {"seed", "longer", *short.PUSHES}
     assert set(kept["shown"]) == {"none", "longer", *short.PUSHES}
     labels = short.asked().tolist()
-    drawn = short.drawn(short.trained(1, short.STEPS)[0].given, 1)
-    first = drawn[[labels.index(k) for k in range(10)]]
+    D, _ = short.trained(1, short.STEPS)
+    first = short.drawn(D.given, 1)[[labels.index(k) for k in range(10)]]
     assert kept["shown"]["none"] == pictures.packed(first)
+    assert kept["rows"][-2]["frechet"] == short.judged(short.drawn(D.given, 1, 4), short.asked())["frechet"]
+    longer, _ = short.trained(1, 2 * short.STEPS)
+    assert kept["rows"][1]["frechet"] == short.judged(short.drawn(longer.given, 1), short.asked())["frechet"]
     assert {len(text) for text in kept["shown"].values()} == {len(pictures.packed(first))}
     monkeypatch.setattr(short, "trained", None)  # nothing is trained again
     stages.main(["short"])
